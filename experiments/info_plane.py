@@ -48,7 +48,7 @@ flags.DEFINE_float("learning_rate", 2e-3, "Rate of LeNet-5's SGD (momentum 0.9).
 flags.DEFINE_integer("mine_batch_size", 256, "Samples in a step of the statistics networks.")
 flags.DEFINE_float("mine_learning_rate", 1e-2, "Rate of the statistics networks' Adam.")
 flags.DEFINE_integer("hidden", 64, "Width of the statistics networks.")
-flags.DEFINE_integer("max_steps", 2000, "Cap on the steps of a round.")
+flags.DEFINE_integer("max_steps", 4000, "Cap on the steps of a round.")
 flags.DEFINE_integer("patience", 4, "Checks without a gain before a network's rate falls.")
 flags.DEFINE_bool("bias_corrected", False, "Use MINE's corrected gradient (moving average).")
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
@@ -64,15 +64,14 @@ def settings() -> dict[str, Any]:
 def plane_config() -> Any:
     """The library's configuration; raises ValueError that names every flag that is wrong."""
     from mine_jax.classifier import ClassifierConfig
-    from mine_jax.information_plane import PlaneConfig
+    from mine_jax.information_plane import ROUND, PlaneConfig
     from mine_jax.lenet import PROBE_POINTS
-    from mine_jax.mine import MineConfig
 
     problems = []
 
-    def made(what: str, make: Any, **values: Any) -> Any:
+    def made(what: str, make: Any, /, *args: Any, **values: Any) -> Any:
         try:
-            return make(**values)
+            return make(*args, **values)
         except ValueError as error:
             problems.append(f"{what}: {error}")
             return None
@@ -91,16 +90,15 @@ def plane_config() -> Any:
         ),
         "mine": made(
             "statistics networks",
-            MineConfig,
+            dataclasses.replace,
+            ROUND,
             hidden=FLAGS.hidden,
             batch_size=FLAGS.mine_batch_size,
-            pairings=max(1, min(4, FLAGS.mine_batch_size - 1)),
-            min_gain=5e-3,
+            pairings=max(1, min(ROUND.pairings, FLAGS.mine_batch_size - 1)),
             learning_rate=FLAGS.mine_learning_rate,
             max_steps=FLAGS.max_steps,
             patience=FLAGS.patience,
             bias_corrected=FLAGS.bias_corrected,
-            cross_fit=False,
         ),
     }
     config = made(

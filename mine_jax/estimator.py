@@ -121,7 +121,7 @@ def lower_bound(
         raise ValueError("z is an empty mapping; give at least one array")
     prepared_x = {"x": prepare(x, "x")}
     prepared_z = {name: prepare(value, name) for name, value in named.items()}
-    _check_samples({**prepared_z, "x": prepared_x["x"]}, config)
+    _check_samples(prepared_x, prepared_z, config)
     state = None
     if init is not None:
         inits = init if isinstance(z, Mapping) else {"z": init}
@@ -162,7 +162,7 @@ def lower_bounds(
     Raises:
       ValueError: if the samples are too few or `state` does not fit.
     """
-    _check_samples({**x, **z}, config)
+    _check_samples(x, z, config)
     split_key, round_key = jax.random.split(key)
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     rows = split(split_key, next(iter(x.values())).shape[0], config)
@@ -252,30 +252,39 @@ def prepare(values: ArrayLike, name: str = "x") -> Array:
     values = np.asarray(values)
     if values.ndim == 0 or values.size == 0:
         raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
-    if values.dtype.kind not in "biuf":
+    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} must hold real numbers or labels, got dtype {values.dtype}")
     columns = values.reshape(values.shape[0], -1)
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
         return _one_hot(columns[:, 0], name)
+    if columns.dtype != np.float32:
+        columns = columns.astype(np.float64)
     prepared = np.empty(columns.shape, np.float32)
     for start in range(0, columns.shape[1], _COLUMNS_AT_ONCE):
         block = np.s_[:, start : start + _COLUMNS_AT_ONCE]
-        prepared[block] = _standardised(columns[block].astype(np.float64), name)
+        prepared[block] = _standardised(columns[block], name)
     return jnp.asarray(prepared)
 
 
 def _standardised(block: np.ndarray, name: str) -> np.ndarray:
-    if not np.isfinite(block).all():
-        row = int(np.argwhere(~np.isfinite(block))[0, 0])
-        raise ValueError(f"{name} has a value that is not finite, first in row {row}; remove it")
-    spread = np.ptp(block, axis=0)
+    low, high = block.min(axis=0), block.max(axis=0)
+    if not np.isfinite(high - low).all():
+        row = int(np.argwhere(~np.isfinite(block))[0, 0]) if not np.isfinite(block).all() else None
+        where = (
+            "values too far apart" if row is None else f"a value that is not finite in row {row}"
+        )
+        raise ValueError(f"{name} has {where}; remove or rescale it")
+    spread = high - low
     # Scaled to its range first: squares of values such as 1e200 would overflow.
-    block = (block - block.min(axis=0)) / np.where(spread > 0, spread, 1.0)
-    block -= block.mean(axis=0)
-    deviation = block.std(axis=0)
-    block /= np.where(deviation > 0, deviation, 1.0)
-    beyond = np.maximum(np.abs(block) - _LINEAR_WITHIN, 0.0)
-    return np.where(beyond > 0, np.sign(block) * (_LINEAR_WITHIN + np.log1p(beyond)), block)
+    block = (block - low) / np.where(spread > 0, spread, 1)
+    block -= block.mean(axis=0, dtype=np.float64).astype(block.dtype)
+    deviation = np.sqrt(np.mean(block * block, axis=0, dtype=np.float64)).astype(block.dtype)
+    block /= np.where(deviation > 0, deviation, 1)
+    beyond = np.abs(block) > _LINEAR_WITHIN
+    far = block[beyond]
+    compressed = _LINEAR_WITHIN + np.log1p(np.abs(far) - _LINEAR_WITHIN)
+    block[beyond] = np.sign(far) * compressed
+    return block
 
 
 def _one_hot(labels: np.ndarray, name: str) -> Array:
@@ -362,11 +371,13 @@ def _firsts(state: MineState) -> list:
     ]
 
 
-def _check_samples(arrays: Mapping[str, Array], config: MineConfig) -> None:
-    sizes = {name: value.shape[0] for name, value in arrays.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"all arrays must have the same number of samples, got {sizes}")
-    n = next(iter(sizes.values()))
+def _check_samples(x: Mapping[str, Array], z: Mapping[str, Array], config: MineConfig) -> None:
+    in_x, in_z = ({name: len(value) for name, value in side.items()} for side in (x, z))
+    if len({*in_x.values(), *in_z.values()}) != 1:
+        raise ValueError(
+            f"all arrays must have the same number of samples, got x {in_x} and z {in_z}"
+        )
+    n = next(iter(in_x.values()))
     part, stop = n // config.folds, round(n * config.stop_fraction)
     if min(part, stop, n - part - stop) < 2:
         raise ValueError(

@@ -21,7 +21,11 @@ from mine_jax.classifier import ClassifierConfig, ClassifierState
 from mine_jax.mine import Array, MineConfig, MineState
 
 Row = dict[str, Any]
-VARIABLES = ("x", "y")
+
+# Eight networks at once, some on thousands of units, and rounds that follow one another: one
+# split for all of them, half the pairings at a higher rate, and no waiting for gains far below
+# the standard errors.
+ROUND = MineConfig(cross_fit=False, pairings=4, learning_rate=1e-2, min_gain=5e-3, max_steps=4000)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,7 @@ class PlaneConfig:
     warm_start: bool = True
     seed: int = 0
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    mine: MineConfig = field(
-        default_factory=lambda: MineConfig(
-            cross_fit=False, pairings=4, learning_rate=1e-2, min_gain=5e-3
-        )
-    )
+    mine: MineConfig = ROUND
 
     def __post_init__(self) -> None:
         problems = [

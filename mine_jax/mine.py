@@ -247,6 +247,7 @@ def step(
     """
     named_x, named_z = _named(x), _named(z)
     _check_shapes(named_x, named_z)
+    _check_state(state, named_x, named_z)
     order = jax.random.permutation(key, _rows(named_x))
     shuffled_x = {name: value[order] for name, value in named_x.items()}
     shuffled_z = {name: value[order] for name, value in named_z.items()}
@@ -277,6 +278,7 @@ def evaluate(
     """
     named_x, named_z = _named(x), _named(z)
     _check_shapes(named_x, named_z)
+    _check_state(state, named_x, named_z)
     rows = jax.random.permutation(key, _rows(named_x))
     value = _evaluate_rows(
         state, named_x, named_z, rows, config.report_pairings, pairs_of(x, z), config
@@ -321,6 +323,7 @@ def fit(
     pairs, stacked = pairs_of(x, z), _is_stack(x, z)
     x, z = _named(x), _named(z)
     _check_shapes(x, z)
+    _check_state(state, x, z)
     folded = np.ndim(train_rows) == 2
     if (
         np.ndim(stop_rows) != np.ndim(train_rows)
@@ -436,8 +439,14 @@ def join(states: Sequence[MineState], *, folds: bool = False) -> MineState:
 
     Returns:
       The state of the stack.
+
+    Raises:
+      ValueError: if their networks differ in more than the widths of x and z.
     """
     axis = int(folds)
+    shapes = [jax.tree.map(np.shape, state.params["trunk"]) for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError(f"states to join must be of one configuration, got trunks of {shapes}")
 
     def concatenated(*leaves: Array) -> Array:
         return jnp.concatenate(leaves, axis=axis)
@@ -523,6 +532,8 @@ def _chunk(
         batches = train[_batches(key, train.shape[0], config)]
         state, batch_nats = jax.lax.scan(body, progress.state, batches)
         nats = _evaluate_rows(state, x, z, stop, config.stop_pairings, pairs, config).nats
+        # The running average of a network that has ended still moves; its value does not.
+        nats = jnp.where(progress.done, progress.best_nats, nats)
         return _decide(progress, state, nats, config), jnp.mean(batch_nats, 0), nats
 
     keys = jax.random.split(key, train_rows.shape[0])
@@ -745,10 +756,21 @@ def _rows(named: dict[str, Array]) -> int:
 
 
 def _check_shapes(x: dict[str, Array], z: dict[str, Array]) -> None:
-    shapes = {name: np.shape(value) for name, value in {**x, **z}.items()}
-    rows = {shape[0] for shape in shapes.values() if shape}
-    if any(len(shape) != 2 for shape in shapes.values()) or len(rows) != 1 or min(rows) < 2:
+    shapes = [np.shape(value) for value in (*x.values(), *z.values())]
+    rows = {shape[0] for shape in shapes if shape}
+    if any(len(shape) != 2 for shape in shapes) or len(rows) != 1 or min(rows) < 2:
         raise ValueError(
             "x and z must be (n, features) with the same n >= 2 (lower_bound takes other shapes "
             f"and labels); got {shapes}"
+        )
+
+
+def _check_state(state: MineState, x: dict[str, Array], z: dict[str, Array]) -> None:
+    got = [tuple(first["kernel"].shape[-2] for first in state.params[side]) for side in _FIRST]
+    pairs = pairs_of(x, z)
+    wanted = [tuple(x[a].shape[1] for a, _ in pairs), tuple(z[b].shape[1] for _, b in pairs)]
+    if got != wanted:
+        raise ValueError(
+            f"the state's networks take {got[0]} columns of x and {got[1]} of z, but these samples "
+            f"have {wanted[0]} and {wanted[1]}; init a state for samples like these"
         )

@@ -217,6 +217,7 @@ class Two(nn.Module):
 
     @nn.compact
     def __call__(self, images, probes=()):
+        """Logits, and the hidden layer on request."""
         hidden = nn.tanh(nn.Dense(8)(images.reshape(len(images), -1)))
         logits = nn.Dense(2)(hidden)
         return (logits, {name: {"hidden": hidden}[name] for name in probes}) if probes else logits
