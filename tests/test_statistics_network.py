@@ -35,9 +35,7 @@ def test_the_call_is_the_score_of_the_codes(configuration):
     assert x_code.shape == z_code.shape == (6, configuration[0] + configuration[2])
     scores = network.apply(weights, x, z)
     assert scores.shape == (6,)
-    np.testing.assert_array_equal(
-        scores, network.apply(weights, x_code, z_code, method="score")
-    )
+    np.testing.assert_array_equal(scores, network.apply(weights, x_code, z_code, method="score"))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -85,7 +83,7 @@ def test_scores_start_at_zero_and_can_move(configuration):
     x, z = 100 * normal(1, 6, 3), 100 * normal(2, 6, 2)
     weights = network.init(jax.random.key(3), x, z)
     np.testing.assert_array_equal(network.apply(weights, x, z), 0)
-    gradient = jax.grad(lambda w: network.apply(w, x, z)[0])(weights)["params"]
+    gradient = jax.grad(lambda w: network.apply(w, x, z).sum())(weights)["params"]
     assert np.any(gradient["last"]["kernel"] != 0)
     if configuration[2]:
         assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(gradient["product"]))
