@@ -165,6 +165,7 @@ def run(
                 state=networks if config.warm_start else None,
                 progress=progress,
             )
+        del layers  # hundreds of megabytes that the next probe needs
         all_records.extend(new)
         with _timed(seconds, "saving"):
             if folder is not None:
