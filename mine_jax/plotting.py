@@ -1,4 +1,4 @@
-"""Figures of an information plane run: records in, image files out.
+"""Figures: records of a run in, image files out.
 
 This is the only module that imports matplotlib. It builds `Figure` objects directly, so it needs
 no display and leaves pyplot's global state and the caller's settings alone.
@@ -19,10 +19,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
-__all__ = ["information_plane", "mi_over_epochs"]
+__all__ = ["accuracy", "information_plane", "mi_over_epochs"]
 
 Rows = Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
@@ -40,11 +40,21 @@ _RECORD_KEYS = (
     "converged",
 )
 _TRAINING_KEYS = ("epoch", "test_accuracy")
+_ACCURACY_KEYS = (
+    "problem",
+    "family",
+    "held_out",
+    "truth_nats",
+    "nats",
+    "stderr",
+    "ceiling_nats",
+)
 _CONFIG_KEYS = ("dataset", "probe_size", "report_size", "seed", "class_entropy_nats", "notice")
 
 _DPI = 300
 _WIDTH = 4.6  # inches; wide enough for one column and a half
-_SMALL, _NORMAL = 7, 8  # points
+_TINY, _SMALL, _NORMAL = 5.5, 7, 8  # points
+_MOST_LINES = 30  # in a column of problems
 _INK, _GREY, _LIMIT = "0.15", "0.45", "#9c2a10"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _DASHES = ("-", (0, (7, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)))
@@ -101,6 +111,24 @@ def mi_over_epochs(
         ValueError: `records` is empty, a key is missing, or a variable is neither "x" nor "y".
     """
     _save(_epochs_figure(records, training, config), Path(path))
+
+
+def accuracy(rows: Rows, path: str | os.PathLike) -> None:
+    """Draws estimates against the truths that they should have, and every problem's error.
+
+    A marker is the mean over the seeds of a problem, its bar goes from the smallest to the largest
+    value. Values that are not finite are left out.
+
+    Args:
+        rows: a row for each problem and seed, in nats: `problem, family, held_out, truth_nats,
+            nats, stderr, ceiling_nats`. Problems and families are taken in order of first
+            appearance.
+        path: as for `information_plane`.
+
+    Raises:
+        ValueError: `rows` is empty or a key is missing.
+    """
+    _save(_accuracy_figure(rows), Path(path))
 
 
 class _Table(NamedTuple):
@@ -224,6 +252,172 @@ def _epochs_figure(records: Rows, training: Rows, config: Mapping[str, Any]) -> 
         panels[-1].set_xticks(table.epochs)
     fig.align_ylabels()
     return fig
+
+
+class _Answers(NamedTuple):
+    """A problem's estimates, in nats, NaN where one is not finite; arrays are (seeds,)."""
+
+    problem: str
+    family: str
+    held_out: bool
+    truth: float
+    nats: Array
+    stderr: Array
+    beyond: bool  # whether the truth is within a tenth of the ceiling, or above it
+
+
+def _accuracy_figure(rows: Rows) -> Figure:
+    """Builds the figure of `accuracy`."""
+    answers = _answers(rows)
+    ceiling = float(np.median([row["ceiling_nats"] for row in rows]))
+    looks = {}
+    for answer in answers:
+        i = len(looks)
+        look = {"marker": _look(i)[0], "color": _COLOURS[i % len(_COLOURS)]}
+        looks.setdefault(answer.family, look)
+    columns = 1 if len(answers) <= _MOST_LINES else 2
+    lines = math.ceil(len(answers) / columns)
+    heights = (4.4, 0.7 + 0.115 * lines)
+    fig = Figure(figsize=(7.2, 0.5 + sum(heights)), dpi=_DPI, layout="constrained")
+    above, below = fig.subfigures(2, height_ratios=heights)
+    _draw_against_truth(above.add_subplot(), answers, looks, ceiling)
+    panels = below.subplots(1, columns, squeeze=False)[0]
+    ends = [_draw_errors(ax, answers[i * lines :][:lines], looks) for i, ax in enumerate(panels)]
+    for ax in panels:
+        ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
+        ax.set_ylim(lines - 0.4, -0.6)
+    caption = (
+        "Above: means over the seeds; bars: smallest to largest; filled: held out of all tuning; "
+        "hollow: not. Below: single seeds, bars ± 2 standard errors"
+    )
+    if any(answer.beyond for answer in answers):
+        caption += "; grey: truth above nine tenths of the ceiling"
+    if lost := sum(int(np.isnan(answer.nats).sum()) for answer in answers):
+        caption += f". Not finite, so not drawn: {lost} of {len(rows)} values"
+    caption = textwrap.fill(caption + ".", 130)
+    fig.supxlabel(caption, x=0.02, ha="left", fontsize=_SMALL, color=_INK, parse_math=False)
+    return fig
+
+
+def _answers(rows: Rows) -> list[_Answers]:
+    """Checks the rows of `accuracy` and gathers them by problem."""
+    if not len(rows):
+        raise ValueError("rows is empty: measure at least one problem before drawing")
+    _require_keys("rows", rows, _ACCURACY_KEYS)
+    by_problem: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_problem.setdefault(row["problem"], []).append(row)
+    return [
+        _Answers(
+            problem=str(problem),
+            family=str(own[0]["family"]),
+            held_out=bool(own[0]["held_out"]),
+            truth=float(own[0]["truth_nats"]),
+            nats=np.asarray([_finite(row["nats"]) for row in own]),
+            stderr=np.nan_to_num([_finite(row["stderr"]) for row in own]),
+            beyond=any(row["truth_nats"] > 0.9 * row["ceiling_nats"] for row in own),
+        )
+        for problem, own in by_problem.items()
+    ]
+
+
+def _draw_against_truth(
+    ax: Axes,
+    answers: Sequence[_Answers],
+    looks: Mapping[str, Mapping[str, Any]],
+    ceiling: float,
+) -> None:
+    """Draws the mean estimate of each problem against its truth."""
+    truths = np.asarray([answer.truth for answer in answers])
+    values = np.concatenate([answer.nats for answer in answers])
+    reach = float(np.nanmax(np.append(values, truths)))
+    low, high = -0.04 * reach - 0.02, 1.06 * reach + 0.05
+    low_y = min(low, 1.06 * float(np.nanmin(np.append(values, 0.0))))
+    ax.axline((0, 0), slope=1, color=_GREY, linewidth=0.8, zorder=1)
+    if 0.9 * ceiling < high:
+        ax.axhspan(0.9 * ceiling, min(ceiling, high), color=_LIMIT, alpha=0.1, linewidth=0)
+        ax.annotate(
+            f"ceiling {ceiling:.2f}",
+            (0, min(ceiling, high)),
+            (3, -3),
+            xycoords=ax.get_yaxis_transform(),
+            textcoords="offset points",
+            va="top",
+            fontsize=_SMALL,
+            color=_LIMIT,
+        )
+    for answer in answers:
+        known = answer.nats[np.isfinite(answer.nats)]
+        if not known.size:
+            continue
+        look = looks[answer.family]
+        mean = np.clip(known.mean(), known.min(), known.max())  # rounding may carry it outside
+        ax.errorbar(
+            answer.truth,
+            mean,
+            [[mean - known.min()], [known.max() - mean]],
+            **look,
+            markersize=4.5,
+            markerfacecolor=look["color"] if answer.held_out else "white",
+            markeredgewidth=0.7,
+            elinewidth=0.7,
+            capsize=1.5,
+            zorder=3,
+        )
+    ax.set_xlim(low, high)
+    ax.set_ylim(low_y, high)
+    ax.set_box_aspect(1)
+    ax.set_xlabel("true mutual information (nats)", fontsize=_NORMAL)
+    ax.set_ylabel("estimate (nats)", fontsize=_NORMAL)
+    _style(ax)
+    handles = [Line2D([], [], markersize=4.5, linestyle="", **look) for look in looks.values()]
+    legend = ax.legend(
+        handles,
+        list(looks),
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1),
+        borderaxespad=0,
+        fontsize=_SMALL,
+        frameon=False,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_errors(
+    ax: Axes, answers: Sequence[_Answers], looks: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, float]:
+    """Draws estimate − truth, a line for each problem; returns the ends of what was drawn."""
+    ax.axvline(0, color=_GREY, linewidth=0.8, zorder=1)
+    ends = [-0.1, 0.1]
+    for line, answer in enumerate(answers):
+        error = answer.nats - answer.truth
+        at = line + np.linspace(-0.2, 0.2, len(error)) if len(error) > 1 else [line]
+        look = looks[answer.family] | ({"color": "0.6"} if answer.beyond else {})
+        ax.errorbar(
+            error,
+            at,
+            xerr=2 * answer.stderr,
+            **look,
+            linestyle="",
+            markersize=2.2,
+            markeredgewidth=0,
+            elinewidth=0.5,
+            zorder=3,
+        )
+        known = np.isfinite(error)
+        ends += [*(error - 2 * answer.stderr)[known], *(error + 2 * answer.stderr)[known]]
+    names = ax.set_yticks(range(len(answers)), [answer.problem for answer in answers])
+    for tick, answer in zip(names, answers, strict=True):
+        tick.label1.set_parse_math(False)
+        tick.label1.set_color(_GREY if answer.beyond else looks[answer.family]["color"])
+    ax.set_xscale("symlog", linthresh=0.1)
+    ax.xaxis.set_major_locator(FixedLocator([-10, -1, -0.1, 0, 0.1, 1, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    ax.set_xlabel("estimate − truth (nats)", fontsize=_NORMAL)
+    _style(ax)
+    ax.tick_params(axis="y", labelsize=_TINY, length=0, pad=2)
+    return 1.15 * min(ends), 1.15 * max(ends)
 
 
 def _table(records: Rows, config: Mapping[str, Any]) -> _Table:

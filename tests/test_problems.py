@@ -1,0 +1,445 @@
+"""Problems with known truths: each truth against a computation of another kind."""
+
+import importlib.util
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import integrate, spatial, special, stats
+
+SCRIPT = Path(__file__).parent.parent / "experiments" / "problems.py"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("problems", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["problems"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+problems = load()
+ALL = problems.problems()
+SPARSE = -math.log(1 - 0.8**2)
+
+
+def family(name):
+    return [problem for problem in ALL if problem.family == name]
+
+
+def named(problem):
+    return problem.name
+
+
+def of_gaussians(x, z):
+    """The mutual information of Gaussian samples, by the determinants of their correlations."""
+    d = x.shape[1]
+    correlation = np.corrcoef(np.concatenate([x, z], axis=1), rowvar=False)
+    parts = (correlation[:d, :d], correlation[d:, d:], correlation)
+    own_x, own_z, both = (np.linalg.slogdet(np.atleast_2d(part))[1] for part in parts)
+    return 0.5 * (own_x + own_z - both)
+
+
+def normal_scores(x):
+    """Each column through its ranks to a normal one: undoes any increasing map."""
+    return special.ndtri((stats.rankdata(x, axis=0) - 0.5) / len(x))
+
+
+def agrees(pointwise, problem):
+    """Whether the mean of ln p(x, z) / (p(x) p(z)), (n,), is the truth within its error."""
+    error = math.hypot(pointwise.std() / math.sqrt(len(pointwise)), problem.truth_stderr)
+    return abs(pointwise.mean() - problem.truth_nats) < 4 * error and error < 0.02
+
+
+# --- The collection -----------------------------------------------------------------------------
+
+
+def test_names_and_halves():
+    assert len({problem.name for problem in ALL}) == len(ALL) > 70
+    assert not any("," in problem.name for problem in ALL)
+    assert 0.4 < np.mean([problem.held_out for problem in ALL]) < 0.6
+    for name in {problem.family for problem in ALL}:
+        assert {problem.held_out for problem in family(name)} == {True, False}, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gaussian d=3 I=2", "gaussian d=10 I=4", "gaussian d=50 I=2", "half-cube sparse d=25"),
+        *("z^3 d=20 I=2", "exp x z d=5 I=2", "swiss roll rho=0.75", "bimodal d=1 rho=0.75"),
+        *("gaussian mixture clusters=4 d=1", "cross with noise 0.3", "sin(4x) with noise 0.3"),
+        *("labels random classes=10 s=2", "student-t nu=2 d=2", "student-t nu=3 d=2"),
+        *("rectangle I=2", "latents-rectangle 28x28x1 I=2"),
+    ],
+)
+def test_held_out(name):
+    assert problems.find(name).held_out
+
+
+def test_find_says_what_is_not_there():
+    with pytest.raises(ValueError, match="no problem 'nonsense'"):
+        problems.find("nonsense")
+
+
+@pytest.mark.parametrize("problem", ALL, ids=named)
+def test_samples_are_paired_finite_and_the_same_every_time(problem):
+    n = 40
+    x, z = problems.draw(problem, n, seed=0)
+    again_x, again_z = problems.draw(problem, n, seed=0)
+    np.testing.assert_array_equal(x, again_x)
+    np.testing.assert_array_equal(z, again_z)
+    other_x, _ = problems.draw(problem, n, seed=1)
+    assert not np.array_equal(x, other_x)
+    for side in (x, z):
+        assert len(side) == n
+        assert np.isfinite(side).all()
+        assert side.dtype.kind in "if"
+
+
+def test_importing_and_listing_are_cheap():
+    code = (
+        "import sys, problems, scipy.special\n"
+        "problems._monte_carlo = lambda pointwise: 1 / 0\n"
+        "problems.problems()\n"
+        "assert not {'jax', 'matplotlib', 'scipy.stats'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, check=True)
+
+
+# --- Gaussian pairs, and what is made of them by maps that can be undone ------------------------
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [p for p in family("gaussian") + family("rotated") if "d=50" not in p.name],
+    ids=named,
+)
+def test_gaussians(problem):
+    x, z = problems.draw(problem, 50_000, seed=0)
+    # The determinants of samples are too high by about d² / (2 n).
+    high = x.shape[1] ** 2 / 2 / len(x)
+    assert of_gaussians(x, z) - high == pytest.approx(problem.truth_nats, abs=0.04)
+
+
+def test_sparse_and_dense():
+    x, z = problems.draw(problems.find("sparse gaussian d=25"), 50_000, seed=0)
+    across = np.corrcoef(x, z, rowvar=False)[:25, 25:]
+    assert np.diag(across)[:2] == pytest.approx([0.8, 0.8], abs=0.01)
+    assert np.abs(across - np.diag([0.8, 0.8, *[0] * 23])).max() < 0.03
+    x, z = problems.draw(problems.find("dense sparse gaussian d=25"), 50_000, seed=0)
+    across = np.corrcoef(x, z, rowvar=False)[:25, 25:]
+    assert np.linalg.svd(across)[1][:3] == pytest.approx([0.8, 0.8, 0], abs=0.05)
+    assert np.abs(across).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *family("monotone"),
+        *family("scale"),
+        *[p for p in family("curved") if "wiggly" in p.name],
+        *[p for p in family("multimodal") if "bimodal" in p.name],
+    ],
+    ids=named,
+)
+def test_increasing_maps_of_gaussians(problem):
+    x, z = problems.draw(problem, 30_000, seed=0)
+    high = x.shape[1] ** 2 / 2 / len(x)
+    value = of_gaussians(normal_scores(x), normal_scores(z)) - high
+    assert value == pytest.approx(problem.truth_nats, abs=0.03)
+
+
+def test_marginals_are_what_the_names_say():
+    _, z = problems.draw(problems.find("bimodal d=1 rho=0.75"), 20_000, seed=0)
+    assert np.mean(z < 0) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(np.abs(z) < 0.3) < 0.03
+    x, _ = problems.draw(problems.find("one row at 1e6 d=5 I=2"), 1000, seed=0)
+    assert (x == 1e6).all(axis=1).sum() == 1
+    _, z = problems.draw(problems.find("z^3 d=5 I=2"), 20_000, seed=0)
+    assert np.mean(z**2) == pytest.approx(15, rel=0.1)  # E g⁶
+
+
+def turned_back(x, i, j):
+    angle = -np.sum(x * x, axis=1) / x.shape[1]
+    plane = (x[:, i] + 1j * x[:, j]) * np.exp(1j * angle)
+    x = x.copy()
+    x[:, i], x[:, j] = plane.real, plane.imag
+    return x
+
+
+@pytest.mark.parametrize("d", [3, 5, 25])
+def test_spirals(d):
+    x, z = problems.draw(problems.find(f"spiral sparse d={d}"), 50_000, seed=0)
+    assert of_gaussians(x, z) < 0.9  # it hides something from straight lines
+    value = of_gaussians(turned_back(x, 0, 1), turned_back(z, 1, 2)) - d**2 / 2 / len(x)
+    assert value == pytest.approx(SPARSE, abs=0.02)
+
+
+def test_swiss_roll_and_banana():
+    x, z = problems.draw(problems.find("swiss roll rho=0.75"), 50_000, seed=0)
+    radius = np.linalg.norm(x, axis=1, keepdims=True)
+    unrolled = (radius * 21 / (1.5 * math.pi) - 1) / 2
+    assert 0 < unrolled.min() < unrolled.max() < 1
+    value = of_gaussians(special.ndtri(unrolled), special.ndtri(z))
+    assert value == pytest.approx(-0.5 * math.log(1 - 0.75**2), abs=0.02)
+    x, z = problems.draw(problems.find("banana d=2 I=2"), 50_000, seed=0)
+    x, z = (np.stack([v[:, 0], v[:, 1] - v[:, 0] ** 2], axis=1) for v in (x, z))
+    assert of_gaussians(x, z[:, ::-1]) == pytest.approx(2, abs=0.03)
+
+
+# --- Other densities ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", family("student-t"), ids=named)
+def test_student_t(problem):
+    words = dict(word.split("=") for word in problem.name.split() if "=" in word)
+    nu, d, nats = int(words["nu"]), int(words["d"]), float(words.get("I_gauss", 0))
+    rho = math.sqrt(1 - math.exp(-2 * nats / d))
+    shape = np.kron([[1, rho], [rho, 1]], np.eye(d))
+    x, z = problems.draw(problem, 100_000, seed=0)
+    own = stats.multivariate_t(shape=np.eye(d), df=nu)
+    both = stats.multivariate_t(shape=shape, df=nu).logpdf(np.concatenate([x, z], axis=1))
+    assert agrees(both - own.logpdf(x) - own.logpdf(z), problem)
+
+
+def test_student_t_in_five_dimensions():
+    assert problems.find("student-t nu=2 d=5").truth_nats == pytest.approx(0.448, abs=5e-4)
+
+
+@pytest.mark.parametrize("problem", family("additive noise"), ids=named)
+def test_additive_noise(problem):
+    epsilon = float(problem.name.split("=")[1])
+    width = 2 * epsilon
+
+    def density(z):
+        return max(0.0, min(1.0, z + epsilon) - max(0.0, z - epsilon)) / width
+
+    corners = [-epsilon, *sorted([epsilon, 1 - epsilon]), 1 + epsilon]
+    entropy = sum(
+        integrate.quad(lambda z: special.entr(density(z)), low, high)[0]
+        for low, high in itertools.pairwise(corners)
+    )
+    assert problem.truth_nats == pytest.approx(entropy - math.log(width), abs=1e-6)
+    x, z = problems.draw(problem, 10_000, seed=0)
+    assert np.abs(z - x).max() == pytest.approx(epsilon, rel=0.01)
+    assert x.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def averaged(log_density, z, nodes):
+    """The ln of the mean over nodes of a density, (n,), in blocks of z."""
+    blocks = np.array_split(z, 20)
+    parts = [special.logsumexp(log_density(block, nodes), axis=1) for block in blocks]
+    return np.concatenate(parts) - math.log(len(nodes))
+
+
+@pytest.mark.parametrize(
+    ("name", "log_density"),
+    [
+        ("x^2 with noise 0.5", lambda z, x: stats.norm.logpdf(z, x**2, 0.5)),
+        ("sin(4x) with noise 0.3", lambda z, x: stats.norm.logpdf(z, np.sin(4 * x), 0.3)),
+        ("noise of scale |x|", lambda z, x: stats.norm.logpdf(z, 0, np.sqrt(0.1 + x**2))),
+        (
+            "cross with noise 0.3",
+            lambda z, x: (
+                np.logaddexp(stats.norm.logpdf(z, x, 0.3), stats.norm.logpdf(z, -x, 0.3))
+                - math.log(2)
+            ),
+        ),
+    ],
+)
+def test_functions_with_noise(name, log_density):
+    problem = problems.find(name)
+    x, z = problems.draw(problem, 20_000, seed=0)
+    nodes = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+    given = log_density(z, x)[:, 0]
+    assert agrees(given - averaged(log_density, z, nodes), problem)
+
+
+def test_circle():
+    problem = problems.find("circle with noise 0.1")
+    x, z = problems.draw(problem, 20_000, seed=0)
+    angles = 2 * math.pi * np.arange(400) / 400
+
+    def around(at, nodes):
+        return stats.norm.logpdf(at, nodes, 0.1)
+
+    both = averaged(
+        lambda at, nodes: around(at[:, :1], np.cos(nodes)) + around(at[:, 1:], np.sin(nodes)),
+        np.concatenate([x, z], axis=1),
+        angles,
+    )
+    own = averaged(around, x, np.cos(angles)) + averaged(around, z, np.sin(angles))
+    assert agrees(both - own, problem)
+
+
+@pytest.mark.parametrize(("clusters", "d"), [(4, 1), (3, 5)])
+def test_mixtures(clusters, d):
+    problem = problems.find(f"gaussian mixture clusters={clusters} d={d}")
+    mixture = problems.Mixture.random(clusters, d, seed=clusters)
+    covariances = [root @ root.T for root in mixture.roots]
+
+    def log_density(values, columns):
+        each = [
+            stats.multivariate_normal(mean[columns], covariance[columns, columns]).logpdf(values)
+            for mean, covariance in zip(mixture.means, covariances, strict=True)
+        ]
+        return special.logsumexp(each, axis=0) - math.log(clusters)
+
+    x, z = problems.draw(problem, 40_000, seed=0)
+    both = log_density(np.concatenate([x, z], axis=1), np.s_[:])
+    pointwise = both - log_density(x, np.s_[:d]) - log_density(z, np.s_[d:])
+    assert agrees(pointwise, problem)
+    assert problem.truth_stderr < 1e-3
+
+
+# --- Labels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labels axes classes=10 s=2 one-hot",
+        "labels axes classes=3 s=2",
+        "labels random classes=10 s=1",
+    ],
+)
+def test_labels_by_the_posterior_of_all_features(name):
+    problem = problems.find(name)
+    classes = int(name.split("classes=")[1].split()[0])
+    strength = float(name.split("s=")[-1].split()[0])
+    random = "random" in name
+    means = problems._directions(classes, 84) if random else np.eye(classes, 84)
+    assert np.linalg.norm(means, axis=1) == pytest.approx(1)
+    x, z = problems.draw(problem, 20_000, seed=0)
+    assert x.shape == (20_000, 84)
+    labels = z.argmax(axis=1) if "one-hot" in name else z
+    assert set(labels) == set(range(classes))
+    squares = spatial.distance.cdist(x, strength * means, "sqeuclidean")
+    posterior = special.log_softmax(-0.5 * squares, axis=1)[np.arange(len(x)), labels]
+    assert agrees(math.log(classes) + posterior, problem)
+
+
+@pytest.mark.parametrize("logit", [3, 12])
+def test_softmax(logit):
+    problem = problems.find(f"softmax logit={logit}")
+    x, labels = problems.draw(problem, 20_000, seed=0)
+    assert x.sum(axis=1) == pytest.approx(1)
+    # Logits less a number of the row's own, times the shift of the right one.
+    posterior = special.log_softmax(logit * np.log(x), axis=1)[np.arange(len(x)), labels]
+    if logit == 12:
+        assert (math.log(10) + posterior).mean() == pytest.approx(problem.truth_nats, abs=1e-6)
+    else:
+        assert agrees(math.log(10) + posterior, problem)
+
+
+def of_table(joint):
+    return special.rel_entr(joint, joint.sum(0) * joint.sum(1, keepdims=True)).sum()
+
+
+@pytest.mark.parametrize("problem", family("label channel"), ids=named)
+def test_label_channels(problem):
+    classes, beta = (float(word.split("=")[1]) for word in problem.name.split()[-2:])
+    classes = int(classes)
+    joint = np.full((classes, classes), beta / (classes - 1)) / classes
+    np.fill_diagonal(joint, (1 - beta) / classes)
+    assert problem.truth_nats == pytest.approx(of_table(joint))
+    x, z = problems.draw(problem, 100_000, seed=0)
+    counted = np.histogram2d(x, z, bins=classes)[0] / len(x)
+    assert np.abs(counted - joint).max() < 5 * math.sqrt(joint.max() / len(x))
+
+
+# --- Images -------------------------------------------------------------------------------------
+
+
+def latents_of_blobs(images):
+    """The latents from the images: ln of a bump is a parabola, given by three of its values."""
+    found, widths = [], []
+    for axis in (2, 1):
+        profile = np.log(images.astype(np.float64).sum(axis=axis))
+        peak = profile.argmax(axis=1)
+        low, mid, high = (profile[np.arange(len(profile)), peak + i] for i in (-1, 0, 1))
+        bend = low - 2 * mid + high
+        found.append(peak + (low - high) / 2 / bend)
+        widths.append((-bend) ** -0.5)
+    uniform = [(found[0] - 8) / 12, (found[1] - 8) / 12, (np.mean(widths, axis=0) - 1.5) / 2.5]
+    return special.ndtri(np.clip(np.stack(uniform, axis=1), 1e-9, 1 - 1e-9))
+
+
+def latents_of_rectangles(images):
+    """The latents from the images: the edges are where the covered parts of pixels end."""
+    centres, halves = [], []
+    for axis in (2, 1):
+        profile = images.max(axis=axis).astype(np.float64)
+        covered = profile.sum(axis=1)
+        full = (profile > 1 - 1e-6).argmax(axis=1)
+        low = full - profile[np.arange(len(full)), full - 1]
+        centres.append(low + covered / 2)
+        halves.append(covered / 2)
+    uniform = [*((c - 8) / 12 for c in centres), *((h - 2) / 5 for h in halves)]
+    return special.ndtri(np.clip(np.stack(uniform, axis=1), 1e-9, 1 - 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("draw", "recover", "width"),
+    [("blobs", latents_of_blobs, 3), ("rectangles", latents_of_rectangles, 4)],
+)
+def test_images_tell_their_latents(draw, recover, width):
+    latents = np.random.default_rng(0).standard_normal((2000, width))
+    images = getattr(problems, draw)(latents)
+    assert images.shape == (2000, 28, 28)
+    assert images.dtype == np.float32
+    assert 0 <= images.min() < images.max() <= 1
+    close = np.abs(latents) < 3  # beyond, float32 tells little of a uniform number near its end
+    np.testing.assert_allclose(recover(images)[close], latents[close], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "problem", [p for p in family("images") if "shape-kind" not in p.name], ids=named
+)
+def test_images_know_of_each_other_what_their_latents_do(problem):
+    x, z = problems.draw(problem, 3000, seed=0)
+    recover = latents_of_blobs if "blob" in problem.name else latents_of_rectangles
+    shape = (3000, 28, 28, 1) if "28x28x1" in problem.name else (3000, 784)
+    for side in (x, z)["latents" in problem.name :]:
+        assert side.shape == shape
+    x, z = (v if v.shape[1] < 5 else recover(v.reshape(-1, 28, 28)) for v in (x, z))
+    high = x.shape[1] ** 2 / 2 / len(x)
+    value = of_gaussians(normal_scores(x), normal_scores(z)) - high
+    assert value == pytest.approx(problem.truth_nats, abs=0.1)
+
+
+def test_kinds_of_shapes_can_be_told():
+    problem = problems.find("shape-kind")
+    x, kinds = problems.draw(problem, 2000, seed=0)
+    images = x.reshape(-1, 28, 28)
+    filled = (images == 1).sum(axis=(1, 2))
+    rows, columns = (images.sum(axis=axis) @ np.arange(28) for axis in (2, 1))
+    middle = [
+        images[i, round(rows[i] / total), round(columns[i] / total)]
+        for i, total in enumerate(images.sum(axis=(1, 2)))
+    ]
+    rank = np.linalg.matrix_rank(images.astype(np.float64), tol=1e-3)
+    found = np.where(rank > 1, np.where(np.array(middle) > 0.1, 2, 1), np.where(filled > 1, 0, 3))
+    np.testing.assert_array_equal(found, kinds)
+    assert problem.truth_nats == pytest.approx(math.log(4))
+    joint = (np.eye(4) * (0.8 - 0.2 / 3) + 0.2 / 3) / 4
+    assert problems.find("shape-kind beta=0.2").truth_nats == pytest.approx(of_table(joint))
+
+
+# --- Independent pairs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", family("independent"), ids=named)
+def test_independent(problem):
+    assert problem.truth() == (0, 0)
+    assert problem.n == (int(problem.name.split("n=")[1]) if "n=" in problem.name else None)
+    x, z = problems.draw(problem, 4000, seed=0)
+    ranks = [stats.rankdata(side.reshape(len(side), -1), axis=0) for side in (x, z)]
+    ranks = [side[:, side.std(axis=0) > 0][:, :50] for side in ranks]
+    width = ranks[0].shape[1]
+    across = np.corrcoef(*ranks, rowvar=False)[:width, width:]
+    assert np.abs(across).max() < 6 / math.sqrt(len(x))
