@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import platforms
 import problems
 from absl import app, flags, logging
 from problems import Problem
@@ -62,7 +63,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("out_dir", "runs/accuracy", "Folder for rows, tables and the figure.")
 flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure what is missing.")
-flags.DEFINE_enum("platform", "auto", ("auto", "cpu", "gpu", "tpu"), "Where to compute.")
+flags.DEFINE_enum("platform", "auto", platforms.NAMES, "Where to compute.")
 flags.DEFINE_bool("curve", False, "Measure a few problems with more and more samples.")
 flags.DEFINE_list("sizes", list(SIZES), "Numbers of samples for --curve.")
 
@@ -364,23 +365,6 @@ def report(rows: Sequence[Row], title: str, *, curve: bool) -> str:
 # --- The run ------------------------------------------------------------------------------------
 
 
-def select_platform(name: str) -> list[str]:
-    """Make JAX compute on this platform; returns its devices' names."""
-    import jax
-
-    # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
-    if name in ("cpu", "tpu"):
-        jax.config.update("jax_platforms", name)
-    try:
-        devices = jax.devices() if name == "auto" else jax.devices(name)
-        return [str(device) for device in devices]
-    except RuntimeError as error:
-        raise ValueError(
-            f"--platform={name} is not available here ({str(error).splitlines()[0]}); install "
-            "jax for it, or use --platform=auto"
-        ) from error
-
-
 def main(argv: list[str]) -> None:
     """Run the experiment; an error that the user can mend is a line of text and exit status 1."""
     if len(argv) > 1:
@@ -395,7 +379,7 @@ def main(argv: list[str]) -> None:
 def experiment() -> None:
     """Validate, measure what is missing, print, draw."""
     wanted = jobs()
-    devices = select_platform(FLAGS.platform)
+    devices = platforms.select(FLAGS.platform)
     name = "curve" if FLAGS.curve else "accuracy"
     folder = Path(FLAGS.out_dir)
     rows = Rows(folder / f"{name}.csv", resume=FLAGS.resume)

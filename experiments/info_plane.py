@@ -1,9 +1,11 @@
 """The information plane of LeNet-5 while it learns.
 
   python experiments/info_plane.py --epochs=40 --probe_every=4
+  python experiments/info_plane.py --noise_std=0.5
 
 Trains LeNet-5 slowly, fits statistics networks between its layers and the images (X) and labels
-(Y) every few epochs, and writes records, findings and figures into --out_dir.
+(Y) every few epochs, and writes records, findings and figures into --out_dir. With --noise_std the
+layers are observed with Gaussian noise, and the exact values stand beside the estimates.
 """
 
 import dataclasses
@@ -15,14 +17,25 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
+import platforms
 from absl import app, flags, logging
 
 START = time.perf_counter()
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
-PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
+NOISES = ("relative", "absolute")
 # Those that a resumed run may change: they do not touch what was computed.
 MAY_DIFFER = ("epochs", "platform", "data_dir", "dataset")
+# Flags whose default is that of information_plane.ROUND, and their names there.
+OF_ROUND = {
+    "mine_batch_size": "batch_size",
+    "mine_learning_rate": "learning_rate",
+    "hidden": "hidden",
+    "max_steps": "max_steps",
+    "patience": "patience",
+}
+LIBRARY = " Default: the library's."
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 40, "Epochs of training.")
@@ -41,24 +54,39 @@ flags.DEFINE_string("out_dir", "runs/info_plane", "Folder for records, findings 
 flags.DEFINE_bool("resume", False, "Go on with the run in --out_dir after its last probe.")
 flags.DEFINE_bool("warm_start", True, "Start each round's networks from those of the last one.")
 flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
-flags.DEFINE_enum("platform", "auto", PLATFORMS, "Where to compute.")
+flags.DEFINE_enum("platform", "auto", platforms.NAMES, "Where to compute.")
 flags.DEFINE_integer("probe_size", 20_000, "Training images that are probed.")
 flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
 flags.DEFINE_float("learning_rate", 2e-3, "Rate of LeNet-5's SGD (momentum 0.9).")
-flags.DEFINE_integer("mine_batch_size", 256, "Samples in a step of the statistics networks.")
-flags.DEFINE_float("mine_learning_rate", 1e-2, "Rate of the statistics networks' Adam.")
-flags.DEFINE_integer("hidden", 64, "Width of the statistics networks.")
-flags.DEFINE_integer("max_steps", 4000, "Cap on the steps of a round.")
-flags.DEFINE_integer("patience", 4, "Checks without a gain before a network's rate falls.")
-flags.DEFINE_bool("bias_corrected", False, "Use MINE's corrected gradient (moving average).")
+flags.DEFINE_float("noise_std", 0.0, "Gaussian noise that layers are observed with; 0 for none.")
+flags.DEFINE_enum(
+    "noise",
+    "relative",
+    NOISES,
+    "What --noise_std is a multiple of. relative: each layer's own root mean variance of its units "
+    "at that epoch. absolute: 1, the same for all layers.",
+)
+flags.DEFINE_enum("bound", "infonce", BOUNDS, "Bound that the statistics networks climb.")
+flags.DEFINE_integer(
+    "mine_batch_size", None, "Samples in a step of the statistics networks." + LIBRARY
+)
+flags.DEFINE_float(
+    "mine_learning_rate", None, "Rate of the statistics networks' optimiser." + LIBRARY
+)
+flags.DEFINE_integer("hidden", None, "Width of the statistics networks." + LIBRARY)
+flags.DEFINE_integer("max_steps", None, "Cap on the steps of a round." + LIBRARY)
+flags.DEFINE_integer(
+    "patience", None, "Checks without a gain before a network's rate falls." + LIBRARY
+)
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
 
 
-def settings() -> dict[str, Any]:
-    """Every flag of this program with its value."""
+def settings(config: Any) -> dict[str, Any]:
+    """Every flag of this program with its value; a default that is the library's as it is now."""
     own = FLAGS.get_flags_for_module(sys.modules[__name__])
     ignored = ("resume", "out_dir", "progress")
-    return {flag.name: flag.value for flag in own if flag.name not in ignored}
+    values = {flag.name: flag.value for flag in own if flag.name not in ignored}
+    return values | {flag: getattr(config.mine, name) for flag, name in OF_ROUND.items()}
 
 
 def plane_config() -> Any:
@@ -81,6 +109,7 @@ def plane_config() -> Any:
         problems.append(f"--layers has {', '.join(unknown)}; there are {', '.join(PROBE_POINTS)}")
     elif sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
         problems.append(f"--layers must be in the order of depth: {', '.join(PROBE_POINTS)}")
+    given = {name: FLAGS[flag].value for flag, name in OF_ROUND.items()}
     parts = {
         "classifier": made(
             "LeNet-5",
@@ -92,13 +121,8 @@ def plane_config() -> Any:
             "statistics networks",
             dataclasses.replace,
             ROUND,
-            hidden=FLAGS.hidden,
-            batch_size=FLAGS.mine_batch_size,
-            pairings=max(1, min(ROUND.pairings, FLAGS.mine_batch_size - 1)),
-            learning_rate=FLAGS.mine_learning_rate,
-            max_steps=FLAGS.max_steps,
-            patience=FLAGS.patience,
-            bias_corrected=FLAGS.bias_corrected,
+            bound=FLAGS.bound,
+            **{name: value for name, value in given.items() if value is not None},
         ),
     }
     config = made(
@@ -110,27 +134,12 @@ def plane_config() -> Any:
         probe_size=FLAGS.probe_size,
         warm_start=FLAGS.warm_start,
         seed=FLAGS.seed,
+        noise_std=FLAGS.noise_std,
+        noise=FLAGS.noise,
     )
     if problems:
         raise ValueError("; ".join(problems))
     return dataclasses.replace(config, **parts)
-
-
-def select_platform(name: str) -> list[str]:
-    """Make JAX compute on this platform; returns its devices' names."""
-    import jax
-
-    # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
-    if name in ("cpu", "tpu"):
-        jax.config.update("jax_platforms", name)
-    try:
-        devices = jax.devices() if name == "auto" else jax.devices(name)
-        return [str(device) for device in devices]
-    except RuntimeError as error:
-        raise ValueError(
-            f"--platform={name} is not available here ({str(error).splitlines()[0]}); install "
-            "jax for it, or use --platform=auto"
-        ) from error
 
 
 def main(argv: list[str]) -> None:
@@ -150,9 +159,9 @@ def main(argv: list[str]) -> None:
 def experiment() -> None:
     """Validate, load, run, draw, print."""
     config = plane_config()
-    devices = select_platform(FLAGS.platform)
+    devices = platforms.select(FLAGS.platform)
 
-    from mine_jax import datasets, diagnostics, information_plane, lenet, plotting, records
+    from mine_jax import datasets, diagnostics, exact, information_plane, lenet, plotting, records
 
     folder = records.RunFolder(FLAGS.out_dir)
     folder.check(resume=FLAGS.resume)
@@ -164,7 +173,7 @@ def experiment() -> None:
         raise ValueError(f"--batch_size is over the {len(data.train_images)} training images")
     rows = information_plane.probe_rows(config, len(data.train_images))
     description = {
-        "settings": settings() | {"dataset_used": data.name},
+        "settings": settings(config) | {"dataset_used": data.name},
         "dataset": data.name,
         "notice": data.notice,
         "reason": data.reason,
@@ -173,8 +182,10 @@ def experiment() -> None:
         "probe_size": n,
         "report_size": n // config.mine.folds,
         "num_classes": data.num_classes,
-        "class_entropy_nats": information_plane.entropy(data.train_labels[rows]),
+        "class_entropy_nats": exact.entropy(data.train_labels[rows]),
         "seed": config.seed,
+        "noise_std": config.noise_std,
+        "noise": config.noise,
         "classifier": dataclasses.asdict(config.classifier),
         "mine": dataclasses.asdict(config.mine),
         "versions": {"python": platform.python_version()}

@@ -1,6 +1,16 @@
-"""From scores to nats: the Donsker–Varadhan bound, MINE's gradient of it and its held-out value.
+"""From scores to nats: bounds on the mutual information, their gradients and held-out values.
 
 The functions take scores T(x, z) as arrays and know nothing of the network that made them.
+
+| `bound=` | trained by | reported | ceiling |
+|---|---|---|---|
+| `infonce` | InfoNCE in both directions | Donsker–Varadhan or InfoNCE, see `held_out` | ln n |
+| `donsker_varadhan` | the batch's Donsker–Varadhan bound | likewise | ln n |
+| `mine` | the same with MINE's corrected gradient | likewise | ln n |
+| `nwj` | f-MINE | NWJ | ln n |
+| `smile` | Donsker–Varadhan's gradient with clipped ratios | as `infonce` | ln n |
+
+The choice is how the network is trained. What is reported is a lower bound for each of them.
 """
 
 from typing import NamedTuple
@@ -8,6 +18,48 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
+
+BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
+SMILE_CLIP = 5.0  # τ of Song and Ermon 2020, one of the values that they report
+
+
+class Scores(NamedTuple):
+    """A batch's scores. Marginal scores that do not count are −inf.
+
+    Attributes:
+      joint: T(x_i, z_i), (n,).
+      rows: x_i with z of the marginal, (n, k). The pair itself is not among them.
+      columns: z_i with x of the marginal, (n, k); the same pairs as in `rows`.
+      count: how many of the k count, a float.
+      log_weights: None, or for a discrete z the logs of its probabilities, (k,): then `rows` holds
+        every value of z once, the joint one too, and `columns` is not used.
+    """
+
+    joint: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+    count: float
+    log_weights: jax.Array | None = None
+
+
+class Sums(NamedTuple):
+    """What the held-out bounds need of the scores of all pairs of n samples.
+
+    Attributes:
+      joint: T(x_i, z_i), (n,).
+      rows: log Σ_j≠i exp T(x_i, z_j), (n,).
+      columns: log Σ_i≠j exp T(x_i, z_j), (n,).
+      squares: log Σ_i≠j exp 2T(x_i, z_j), ().
+      as_negative: Σ_i≠j exp T(x_i, z_j) / Σ_k exp T(x_i, z_k) for each j, (n,).
+      others: how many j there are for each i; n − 1 where all pairs were taken.
+    """
+
+    joint: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+    squares: jax.Array
+    as_negative: jax.Array
+    others: jax.Array
 
 
 class HeldOut(NamedTuple):
@@ -17,8 +69,9 @@ class HeldOut(NamedTuple):
       nats: the value of the bound, ().
       stderr: its standard error, (), in nats.
       influence: what each sample adds to the value, to first order, (n,). The standard error is
-        their standard deviation over √n; that of a difference of two bounds on the same samples
-        is the same of the difference of their influences.
+        their standard deviation over √n, with the second-order share of the marginal mean added;
+        that of a difference of two bounds on the same samples is the same of the difference of
+        their influences.
     """
 
     nats: jax.Array
@@ -66,28 +119,78 @@ def donsker_varadhan(t_joint: jax.Array, t_marginal: jax.Array) -> jax.Array:
     return jnp.mean(t_joint) - log_mean_exp(t_marginal)
 
 
-def log_partition(t_joint: jax.Array, t_pairings: jax.Array) -> jax.Array:
-    """The log of mean exp T over the product of the empirical marginals of n samples.
+def log_partition(scores: Scores) -> jax.Array:
+    """The log of mean exp T over the product of the marginals, ().
 
-    All n² pairs belong to that product, the n joint ones included. Those enter exactly, with
-    their weight of 1/n² each; the mean over the others is taken over the given pairings.
+    Over a batch's pairs without the joint ones; for a discrete z the mean over its values is exact.
+    """
+    if scores.log_weights is not None:
+        return log_mean_exp(logsumexp(scores.rows + scores.log_weights, axis=1))
+    return logsumexp(scores.rows) - jnp.log(scores.joint.shape[0] * scores.count)
 
-    With the joint pairs in, mean T over the joint − this is at most ln n, however large a single
-    score is; and it bounds the mutual information from below in expectation: by Jensen it is
-    below the mean over rows of T(x_i, z_i) − log mean_j exp T(x_i, z_j), which is InfoNCE with n
-    samples (van den Oord et al. 2018, eq. 4). Without them nothing caps a network that memorises.
+
+def nwj(scores: Scores) -> jax.Array:
+    """Mean T over the joint − mean exp(T − 1) over the marginals, ().
+
+    Nguyen, Wainwright and Jordan 2010; f-MINE (Belghazi et al. 2018, eq. 8). A lower bound without
+    bias even on a batch; at its optimum T is 1 + the log density ratio. Its variance grows with the
+    exponential of the mutual information.
+    """
+    return jnp.mean(scores.joint) - jnp.exp(log_partition(scores) - 1)
+
+
+def infonce(scores: Scores) -> jax.Array:
+    """Mean over samples of T(x_i, z_i) − log mean exp T over its own and other partners, ().
+
+    van den Oord et al. 2018, eq. 4, as the mean over both directions. At most log(1 + k) for k
+    other partners, and biased down when the mutual information comes near; but its best T is the log
+    density ratio (and a constant) for any k, and one large score moves only its own sample's
+    term, which is why it is the default. For a discrete z it is H(Z) − the cross-entropy of
+    the classifier exp(T) p(z).
+    """
+    if scores.log_weights is not None:
+        return -jnp.mean(_surplus(scores.joint, scores.rows, scores.log_weights))
+
+    def direction(marginal: jax.Array) -> jax.Array:
+        every = jnp.logaddexp(logsumexp(marginal, axis=1), scores.joint)
+        return jnp.mean(scores.joint - every) + jnp.log1p(scores.count)
+
+    return (direction(scores.rows) + direction(scores.columns)) / 2
+
+
+def smile(scores: Scores) -> jax.Array:
+    """The Donsker–Varadhan bound with the scores of the marginals clipped to ±5, ().
+
+    Song and Ermon 2020, eq. 17. Less variance, but not a lower bound: it can pass the mutual
+    information. It is used for training only.
+    """
+    rows = jnp.where(
+        jnp.isfinite(scores.rows), jnp.clip(scores.rows, -SMILE_CLIP, SMILE_CLIP), -jnp.inf
+    )
+    return jnp.mean(scores.joint) - log_partition(scores._replace(rows=rows))
+
+
+def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> jax.Array:
+    """What a training step ascends, ().
 
     Args:
-      t_joint: T(x_i, z_i), (n,).
-      t_pairings: T(x_i, z_j) over permutations without fixed points, (k, n).
+      bound: one of `BOUNDS`.
+      scores: the batch's.
+      average_log_partition: the moving average of the partition function, for `mine`.
 
     Returns:
-      A scalar, in nats.
+      The bound on this batch; for `mine` and `smile` only its gradient means something.
     """
-    n = t_joint.shape[0]
-    return jnp.logaddexp(
-        log_mean_exp(t_pairings) + jnp.log1p(-1.0 / n), log_mean_exp(t_joint) - jnp.log(n)
-    )
+    if bound == "infonce":
+        return infonce(scores)
+    if bound == "nwj":
+        return nwj(scores)
+    if bound == "smile":
+        return smile(scores)
+    partition = log_partition(scores)
+    if bound == "mine":
+        return bias_corrected(scores.joint, partition, average_log_partition)
+    return jnp.mean(scores.joint) - partition
 
 
 def bias_corrected(
@@ -131,40 +234,83 @@ def update_log_partition(
     return jnp.where(first, batch, jnp.logaddexp(old, jnp.log(weight) + batch))
 
 
-def held_out(t_joint: jax.Array, t_pairings: jax.Array, shifts: jax.Array) -> HeldOut:
-    """The Donsker–Varadhan bound over the product of the empirical marginals of n samples.
+def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
+    """A bound on held-out samples, with its standard error.
 
-    The marginal term is `log_partition`, so that the value is at most ln n and a lower bound of
-    the mutual information in expectation.
+    * `donsker_varadhan`: over all pairs of different samples. Hardly biased as long as the value
+      lies well below ln n, since the mean over n(n − 1) pairs varies little; one large score among
+      them can spoil it.
+    * `infonce`: over all pairs, the joint ones included. Never above ln n, lower than the other for
+      values near it, and no single score can spoil it.
+    * `nwj`: over all pairs of different samples.
 
-    The standard error is that of the first-order projection of this two-sample statistic:
-    ψ_i = T(x_i, z_i) − (mean of exp T over row i + over column i)/(mean over all).
+    All are lower bounds of the mutual information (the first up to its small bias). The influences
+    are those of the von Mises expansion of these two-sample statistics.
 
     Args:
-      t_joint: T(x_i, z_i), (n,).
-      t_pairings: T(x_i, z_(i + shift) mod n), (k, n).
-      shifts: the k different shifts, (k,), integers in 1 … n − 1.
+      sums: of the scores of the samples' pairs.
+      bound: one of those three.
 
     Returns:
       The value, its standard error and its samples' influence, in nats.
 
     Raises:
-      ValueError: if there are fewer than 2 samples, or the shapes do not fit.
+      ValueError: if there are fewer than 2 samples, or the bound is unknown.
     """
-    n = t_joint.shape[0]
-    if n < 2 or t_pairings.shape[1:] != (n,) or t_pairings.shape[0] != shifts.shape[0]:
-        raise ValueError(
-            "held_out needs t_joint (n,) with n >= 2, t_pairings (k, n) and shifts (k,); got "
-            f"{t_joint.shape}, {t_pairings.shape} and {shifts.shape}"
+    n = sums.joint.shape[0]
+    if n < 2:
+        raise ValueError(f"held_out needs at least 2 samples, got joint scores {sums.joint.shape}")
+    others = jnp.asarray(sums.others, sums.joint.dtype)
+    if bound == "infonce":
+        own = jnp.logaddexp(sums.rows - jnp.log(others) + jnp.log(n - 1.0), sums.joint)
+        each = sums.joint - own + jnp.log(n)
+        as_negative = sums.as_negative + jnp.exp(sums.joint - own)
+        influence = each - as_negative
+        return HeldOut(jnp.mean(each), _stderr(influence), influence)
+    partition = logsumexp(sums.rows) - jnp.log(n * others)
+    ratios = (jnp.exp(sums.rows - partition) + jnp.exp(sums.columns - partition)) / others
+    # A mean over pairs of which each sample's share is constant still varies: to second order by
+    # the spread of the single pairs.
+    pairs = jnp.exp(sums.squares - 2 * partition - 2 * jnp.log(n * others))
+    if bound == "nwj":
+        level = jnp.exp(partition - 1)
+        influence = sums.joint - level * ratios
+        return HeldOut(
+            jnp.mean(sums.joint) - level, _stderr(influence, pairs * level**2), influence
         )
-    partition = log_partition(t_joint, t_pairings)
-    own = jnp.exp(t_joint - partition) / n
-    ratios = jnp.exp(t_pairings - partition)
-    partners = (jnp.arange(n)[None, :] - shifts[:, None]) % n
-    others = jnp.mean(ratios + jnp.take_along_axis(ratios, partners, axis=1), axis=0)
-    influence = t_joint - 2 * own - (1 - 1 / n) * others
-    return HeldOut(
-        nats=jnp.mean(t_joint) - partition,
-        stderr=jnp.std(influence, ddof=1) / jnp.sqrt(n),
-        influence=influence,
-    )
+    if bound != "donsker_varadhan":
+        raise ValueError(f"bound must be donsker_varadhan, infonce or nwj, got {bound!r}")
+    influence = sums.joint - ratios
+    return HeldOut(jnp.mean(sums.joint) - partition, _stderr(influence, pairs), influence)
+
+
+def held_out_discrete(
+    t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array, bound: str = "infonce"
+) -> HeldOut:
+    """`held_out` for a discrete z, whose marginal is summed exactly.
+
+    With T normalised for each x, which can only raise it, the Donsker–Varadhan bound is that of
+    InfoNCE: H(Z) − the cross-entropy.
+
+    Args:
+      t_joint: T(x_i, z_i), (n,).
+      rows: T(x_i, c) for every value c of z, (n, c).
+      log_weights: the logs of the values' probabilities, (c,).
+      bound: "nwj", or anything else for the normalised bound.
+
+    Returns:
+      The value, its standard error and its samples' influence, in nats.
+    """
+    surplus = _surplus(t_joint, rows, log_weights)
+    each = t_joint - jnp.exp(t_joint + surplus - 1) if bound == "nwj" else -surplus
+    return HeldOut(jnp.mean(each), _stderr(each), each)
+
+
+def _surplus(t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array) -> jax.Array:
+    """Log Σ_c p_c exp T(x_i, c) − T(x_i, z_i), (n,); the difference first, which loses no digits."""
+    return logsumexp(rows - t_joint[:, None] + log_weights, axis=1)
+
+
+def _stderr(influence: jax.Array, second_order: jax.Array | float = 0.0) -> jax.Array:
+    n = influence.shape[0]
+    return jnp.sqrt(jnp.var(influence, ddof=1) / n + second_order)

@@ -1,6 +1,7 @@
 """Records -> findings: what the values of a run allow to say, and what they do not."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,31 @@ Row = Mapping[str, Any]
 
 SIGNIFICANT = 2.0  # standard errors
 NEAR_CEILING = 0.9  # share of the ceiling from which a value may be held down by it
+# A lower bound is above an exact value by chance alone: what is more than that is an error.
+ABOVE_NATS, ABOVE_ERRORS = 0.05, 3.0
+BELOW_SHARE = 0.05
 _SYMBOL = {"x": "X", "y": "Y"}
+_DETERMINISTIC = (
+    "The network is deterministic and no noise was added, so the true I(X;L) is infinite, or ln N "
+    "for N different images: every value here is a lower bound that its statistics network reached."
+)
+_THEOREM = (
+    "Without noise each layer is a function of the one before, so the data-processing inequality "
+    "is a theorem for the true values (as it would be with noise that is passed on to the next "
+    "layer)."
+)
+_NOISY = (
+    "Every layer is observed with Gaussian noise, T = L + σε, so that I(X;T) and I(Y;T) are finite "
+    "and known (reference_nats). They are exact for the probed images as if there were no others; "
+    "the estimates are from images that no statistics network has seen, whose places it cannot "
+    "know: where σ is small beside the distance of images, the exact I(Y;T) is above what can be "
+    "learnt."
+)
+_NO_THEOREM = (
+    "The noise is added to each layer by itself and not passed on to the next one, so the "
+    "data-processing inequality is not a theorem for the noisy layers (it is one without noise, "
+    "and with noise that is passed on)."
+)
 
 
 def findings(
@@ -19,22 +44,34 @@ def findings(
     For each probe and variable, and each layer with the one before it in `layers`, the drop
     I(·; earlier) − I(·; later) is set against its own standard error, that of a difference on the
     same samples (`drop_stderr` of the later layer's row). The inequality asks for a drop of at
-    least 0; it is called broken below −2 standard errors. It is a theorem for the mutual
-    information of layers that are functions of one another, not for lower bounds of it: a break
-    says that the later layer's network came closer to its truth.
+    least 0; it is called broken below −2 standard errors.
+
+    Whether it is a theorem depends on the noise (`noise_std` of the rows):
+      - None: it is, as each layer is a function of the one before. So it would be with noise that
+        is passed on, where the next layer is computed from the noisy one. It holds for the mutual
+        information, not for lower bounds of it: a break says that the later layer's network came
+        closer to its truth.
+      - Measurement noise, added to each layer by itself: it is not. A later layer that is large
+        beside its noise can tell more than an earlier one that is small beside its own. The tests
+        are then a description. But there the exact values are known (`reference_nats`): a value
+        that is above by more than 0.05 nats and 3 standard errors of the difference is wrong, one
+        that is below by more than 5 % and 2 standard errors has missed a part.
 
     Args:
-      records: rows as in `records.jsonl`.
+      records: rows as in `records.jsonl`, in nats.
       layers: names in the order of depth.
       class_entropy_nats: H(Y).
 
     Returns:
-      A mapping that JSON can hold: `inequality` (a row for each test), `at_ceiling`,
-      `not_converged`, `out_of_range`, `not_finite` (rows that name a record) and `sentences`.
+      A mapping that JSON can hold: `inequality_is_theorem`, `inequality` (a row for each test),
+      `at_ceiling`, `not_converged`, `out_of_range`, `not_finite`, `from_later_network`,
+      `above_reference`, `below_reference` (rows that name a record) and `sentences`.
     """
+    noisy = any(row.get("noise_std") for row in records)
     not_finite = [_name(row) for row in records if row["mi_nats"] is None or row["stderr"] is None]
     records = [row for row in records if _name(row) not in not_finite]
-    tests = [test for row in records if (test := _drop(row, layers)) is not None]
+    by_place = {_place(row): row for row in records}
+    tests = [test for row in records if (test := _drop(row, by_place, layers)) is not None]
     at_ceiling = [
         _name(row)
         for row in records
@@ -46,22 +83,40 @@ def findings(
         for row in records
         if _out_of_range(row, class_entropy_nats)
     ]
+    known = [row for row in records if row.get("reference_nats") is not None]
     result = {
+        "inequality_is_theorem": not noisy,
         "inequality": tests,
         "at_ceiling": at_ceiling,
         "not_converged": not_converged,
         "out_of_range": out_of_range,
         "not_finite": not_finite,
+        "from_later_network": [
+            _name(row) | {name: row[name] for name in ("network", "mi_nats", "own_nats")}
+            for row in records
+            if row.get("network", row["layer"]) != row["layer"]
+        ],
+        "above_reference": [_beside_reference(row) for row in known if _above(row)],
+        "below_reference": [_beside_reference(row) for row in known if _below(row)],
     }
     return result | {"sentences": _sentences(result, records, class_entropy_nats)}
 
 
-def _drop(row: Row, layers: Sequence[str]) -> dict[str, Any] | None:
+def _place(row: Row) -> tuple[Any, ...]:
+    return row["seed"], row["epoch"], row["variable"], row["layer"]
+
+
+def _drop(
+    row: Row, by_place: Mapping[tuple[Any, ...], Row], layers: Sequence[str]
+) -> dict[str, Any] | None:
     depth = layers.index(row["layer"])
     if depth == 0 or row["drop_nats"] is None or row["drop_stderr"] is None:
         return None
     drop, stderr = row["drop_nats"], row["drop_stderr"]
     errors = drop / stderr if stderr > 0 else math.copysign(math.inf, drop) if drop else 0.0
+    earlier = by_place.get((*_place(row)[:-1], layers[depth - 1]), {})
+    networks = earlier.get("network"), row.get("network")
+    truths = earlier.get("reference_nats"), row.get("reference_nats")
     return {
         "seed": row["seed"],
         "epoch": row["epoch"],
@@ -72,6 +127,8 @@ def _drop(row: Row, layers: Sequence[str]) -> dict[str, Any] | None:
         "stderr": stderr,
         "standard_errors": errors if math.isfinite(errors) else None,
         "held": errors >= -SIGNIFICANT,
+        "same_network": networks[0] is not None and networks[0] == networks[1],
+        "reference_drop_nats": None if None in truths else truths[0] - truths[1],
     }
 
 
@@ -81,22 +138,44 @@ def _out_of_range(row: Row, class_entropy_nats: float) -> bool:
     return above or row["mi_nats"] < -margin
 
 
+def _above(row: Row) -> bool:
+    stderr = math.hypot(row["stderr"], row.get("reference_stderr") or 0.0)
+    return row["mi_nats"] - row["reference_nats"] > ABOVE_NATS + ABOVE_ERRORS * stderr
+
+
+def _below(row: Row) -> bool:
+    stderr = math.hypot(row["stderr"], row.get("reference_stderr") or 0.0)
+    missing = row["reference_nats"] - row["mi_nats"]
+    # Of a truth near 0 the samples' luck alone is more than the share.
+    return missing > max(BELOW_SHARE * row["reference_nats"], SIGNIFICANT * stderr)
+
+
 def _name(row: Row) -> dict[str, Any]:
     return {name: row[name] for name in ("seed", "epoch", "layer", "variable")}
+
+
+def _beside_reference(row: Row) -> dict[str, Any]:
+    columns = ("mi_nats", "stderr", "reference_nats", "reference_stderr", "ceiling_nats")
+    return _name(row) | {name: row.get(name) for name in columns}
 
 
 def _sentences(
     result: Mapping[str, Any], records: Sequence[Row], class_entropy_nats: float
 ) -> list[str]:
-    sentences = [
-        "The network is deterministic and no noise was added, so the true I(X;L) is infinite, or "
-        "ln N for N different images: every value here is a lower bound that its statistics "
-        "network reached."
-    ]
+    noisy = not result["inequality_is_theorem"]
+    sentences = [_NOISY if noisy else _DETERMINISTIC, _NO_THEOREM if noisy else _THEOREM]
     for variable, symbol in _SYMBOL.items():
         tests = [test for test in result["inequality"] if test["variable"] == variable]
         if tests:
-            sentences.append(_inequality(tests, symbol))
+            sentences.append(_order(tests, symbol) if noisy else _inequality(tests, symbol))
+    if result["from_later_network"]:
+        sentences.append(
+            f"{len(result['from_later_network'])} of {len(records)} values come from a later "
+            "layer's statistics network, which is one of the earlier layer too, behind the model's "
+            "own layers in between: on the stopping samples the earlier layer's own network was "
+            "not better by a standard error."
+        )
+    sentences += _against_reference(result, records)
     count = len(records) + len(result["not_finite"])
     for name, text in (
         ("at_ceiling", "within a tenth of the ceiling, so that the truth may be far above"),
@@ -109,17 +188,18 @@ def _sentences(
                 f"{len(result[name])} of {count} values {text}: {_list(result[name])}."
             )
     if not result["out_of_range"]:
-        sentences.append(
-            f"Every I(Y;L) lies within [0, H(Y) = {class_entropy_nats:.3f} nats] up to 2 stderr."
-        )
+        every = f"Every I(Y;{'T' if noisy else 'L'}) lies within"
+        sentences.append(f"{every} [0, H(Y) = {class_entropy_nats:.3f} nats] up to 2 stderr.")
     return sentences
 
 
 def _inequality(tests: Sequence[Row], symbol: str) -> str:
     broken = [test for test in tests if not test["held"]]
+    same = sum(test["same_network"] for test in tests)
     claim = f"The data-processing inequality of I({symbol};L) held in {len(tests) - len(broken)}"
+    equal = f" In {same} both values come from the same network and are equal." if same else ""
     if not broken:
-        return f"{claim} of {len(tests)} tests."
+        return f"{claim} of {len(tests)} tests.{equal}"
     steps: dict[tuple[str, str], list[Row]] = {}
     for test in broken:
         steps.setdefault((test["earlier"], test["later"]), []).append(test)
@@ -133,7 +213,50 @@ def _inequality(tests: Sequence[Row], symbol: str) -> str:
     return (
         f"{claim} of {len(tests)} tests and was broken in the others ({'; '.join(parts)}): there "
         "the later layer's statistics network came closer to its truth than the earlier one's."
+        f"{equal}"
     )
+
+
+def _order(tests: Sequence[Row], symbol: str) -> str:
+    """How the estimates lie where the inequality is no theorem."""
+    rising = [test for test in tests if not test["held"]]
+    text = (
+        f"The estimates of I({symbol};T) did not rise with depth in {len(tests) - len(rising)} of "
+        f"{len(tests)} tests"
+    )
+    drops = [test["reference_drop_nats"] for test in rising]
+    if any(drop is not None for drop in drops):
+        too = sum(drop is not None and drop < 0 for drop in drops)
+        text += f"; where they rose, the exact values rise too in {too} of {len(rising)}"
+    return f"{text}."
+
+
+def _against_reference(result: Mapping[str, Any], records: Sequence[Row]) -> list[str]:
+    known = [row for row in records if row.get("reference_nats") is not None]
+    if not known:
+        return []
+    above, below = result["above_reference"], result["below_reference"]
+    shares = [row["mi_nats"] / row["reference_nats"] for row in known if row["reference_nats"] > 0]
+    reached = f", of which they reach {statistics.median(shares):.0%} (median)" if shares else ""
+    sentences = [f"{len(known)} of {len(records)} values have an exact value beside them{reached}."]
+    claim = f"more than {ABOVE_NATS} nats and {ABOVE_ERRORS:.0f} standard errors above"
+    if above:
+        sentences.append(
+            f"{len(above)} of {len(known)} are {claim} their exact value, which no lower bound "
+            f"can be: {_list(above)}."
+        )
+    else:
+        sentences.append(f"None is {claim} its exact value.")
+    if below:
+        capped = sum(row["reference_nats"] > row["ceiling_nats"] for row in below)
+        over = f" ({capped} of them have an exact value above their ceiling)" if capped else ""
+        sentences.append(
+            f"{len(below)} of {len(known)} are more than {BELOW_SHARE:.0%} below their exact "
+            f"value{over}: {_list(below)}."
+        )
+    else:
+        sentences.append(f"None is more than {BELOW_SHARE:.0%} below its exact value.")
+    return sentences
 
 
 def _list(rows: Sequence[Row], most: int = 6) -> str:

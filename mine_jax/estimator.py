@@ -1,22 +1,35 @@
-"""lower_bound(x, z): split the samples, fit, stop, report."""
+"""lower_bound(x, z): prepare and split the samples, start, fit, stop, report."""
 
+import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from scipy import special, stats
 
 from mine_jax import bounds, mine
 from mine_jax.mine import Array, FitInfo, MineConfig, MineState
 
 MOST_LABELS = 1000  # a one-hot column for each distinct label has to stay affordable
-_LINEAR_WITHIN = 4.0  # standard deviations up to which `prepare` leaves a column linear
+WIDE = 128  # columns beyond which only the principal components are kept
+COMPONENTS = 20  # of these many
+NARROW = 2  # columns up to which the flat network is affordable and has sharper edges
+SCALES = ("auto", "ranks", "columns", "common")
+_LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
+_CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
+_TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
+_RIDGES = (0.02, 0.3)
+_LARGEST_SQUARE = 1 - 1e-5  # of a correlation: beyond it float32 has no digits left
 
 
 class Splits(NamedTuple):
@@ -52,9 +65,11 @@ class Estimate:
     """A lower bound on a mutual information, and how far it can be trusted.
 
     Attributes:
-      nats: the Donsker–Varadhan bound on samples that neither the training nor the stopping
-        of its network saw; with folds the mean over them.
+      nats: the bound on samples that neither the training nor the stopping of its network
+        saw; with folds the mean over them. Never above `ceiling_nats`.
       stderr: its standard error, in nats: the spread of samples, not what the network missed.
+      stop_nats: the value on the stopping samples, which chose the state.
+      stop_stderr: its standard error.
       train_nats: the same on as many training samples; far above `nats` means over-fitting.
       ceiling_nats: ln of the number of samples that report together, the largest value that
         they can support.
@@ -64,10 +79,14 @@ class Estimate:
       state: the networks, to start another fit from (`init=`).
       warnings: plain sentences on why not to trust the value.
       influence: each reporting sample's share in the value, (folds, r), see `bounds.HeldOut`.
+      form: "donsker_varadhan", "infonce" or "nwj": the bound whose value this is, chosen on the
+        stopping samples ("mixed" if folds differ).
     """
 
     nats: float
     stderr: float
+    stop_nats: float
+    stop_stderr: float
     train_nats: float
     ceiling_nats: float
     steps: int
@@ -76,6 +95,7 @@ class Estimate:
     state: MineState
     warnings: tuple[str, ...] = flax.struct.field(pytree_node=False)
     influence: np.ndarray
+    form: str = flax.struct.field(pytree_node=False, default="donsker_varadhan")
 
     def __float__(self) -> float:
         """The value in nats."""
@@ -92,14 +112,14 @@ def lower_bound(
 ) -> Estimate | dict[str, Estimate]:
     """I_Θ(X; Z): a lower bound on the mutual information of paired samples, in nats.
 
-    MINE (Belghazi et al. 2018): statistics networks climb the Donsker–Varadhan bound on training
-    samples, stopping samples choose the state, and that state is judged on reporting samples.
-    By default the samples are split into five parts and each part reports once, on a network
-    that was trained without it, so that all samples report.
+    MINE (Belghazi et al. 2018): statistics networks climb a bound on training samples, stopping
+    samples choose the state, and that state is judged on reporting samples. By default the samples
+    are split into five parts and each part reports once, on a network that was trained without it,
+    so that all samples report.
 
     Args:
-      x: (n, …). One-dimensional floats are a column, integers of one column are labels; further
-        axes are flattened.
+      x: (n, …). One-dimensional floats are a column; integers of one column, and one-hot
+        columns, are labels; (n, h, w, c) with at least 4 × 4 pixels are images. See `prepare`.
       z: (n, …) likewise, or a mapping of names to such arrays: then all networks are fitted at
         once, on the same samples in the same pairings.
       key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
@@ -119,8 +139,26 @@ def lower_bound(
     named = dict(z) if isinstance(z, Mapping) else {"z": z}
     if not named:
         raise ValueError("z is an empty mapping; give at least one array")
-    prepared_x = {"x": prepare(x, "x")}
-    prepared_z = {name: prepare(value, name) for name, value in named.items()}
+    shaped = config.network == "convolutional" or isinstance(config.network, nn.Module)
+    prepared_x = {"x": prepare(x, "x", keep_shape=shaped)}
+    prepared_z = {name: prepare(value, name, keep_shape=shaped) for name, value in named.items()}
+    if any(mine.is_labels(side) for side in (prepared_x["x"], *prepared_z.values())):
+        # Beside labels, columns keep their shape: a softmax's two clusters say more than ranks.
+        scale = {"scale": "columns", "keep_shape": shaped}
+        if not all(mine.is_labels(side) for side in prepared_z.values()):
+            prepared_z |= {
+                name: prepare(value, name, **scale)
+                for name, value in named.items()
+                if mine.is_labels(prepared_x["x"])
+            }
+        if not mine.is_labels(prepared_x["x"]):
+            prepared_x |= {"x as columns": prepare(x, "x", **scale)}
+    columns = {
+        name: "x as columns" if mine.is_labels(value) and "x as columns" in prepared_x else "x"
+        for name, value in prepared_z.items()
+    }
+    pairs = tuple((columns[name], name) for name in sorted(named))
+    prepared_x = {name: value for name, value in prepared_x.items() if name in columns.values()}
     _check_samples(prepared_x, prepared_z, config)
     state = None
     if init is not None:
@@ -128,10 +166,77 @@ def lower_bound(
         if not isinstance(inits, Mapping) or set(inits) != set(named):
             got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
-        state = mine.join([_state_of(inits[name]) for name in sorted(named)], folds=True)
-    estimates, _ = lower_bounds(prepared_x, prepared_z, key=key, config=config, state=state)
-    by_name = {name: estimates["x", name] for name in named}
+        state = {
+            group.name: mine.join([_state_of(inits[b]) for _, b in group.asked], folds=True)
+            for group in groups(prepared_x, prepared_z, pairs, config)
+        }
+    estimates, _ = lower_bounds(
+        prepared_x, prepared_z, key=key, config=config, state=state, pairs=pairs
+    )
+    by_name = {name: estimates[columns[name], name] for name in named}
     return by_name if isinstance(z, Mapping) else by_name["z"]
+
+
+class Group(NamedTuple):
+    """Networks that are fitted as one stack.
+
+    Attributes:
+      name: what its state is called.
+      asked: the (x name, z name) that were asked for.
+      pairs: the same, labels in the second place.
+      config: the configuration with the network chosen.
+    """
+
+    name: str
+    asked: mine.Pairs
+    pairs: mine.Pairs
+    config: MineConfig
+
+
+def choose_network(x: Array, z: Array) -> str:
+    """The statistics network that `network="auto"` means for samples as `prepare` gives them.
+
+    "flat" where both sides are numbers of at most `NARROW` columns: it has sharper edges, and one
+    pass for every pair is affordable there; "separable" otherwise.
+    """
+    small = max(x.shape[1], z.shape[1]) <= NARROW and not (mine.is_labels(x) or mine.is_labels(z))
+    return "flat" if small else "separable"
+
+
+def groups(
+    x: Mapping[str, Array], z: Mapping[str, Array], pairs: mine.Pairs, config: MineConfig
+) -> list[Group]:
+    """The stacks for these pairs: by network, and by the number of labels.
+
+    Args:
+      x: names to prepared samples.
+      z: likewise.
+      pairs: the (x name, z name) that are asked for.
+      config: the configuration.
+
+    Returns:
+      The groups, each with the sides of a pair exchanged where only x has labels.
+    """
+    found: dict[tuple, list] = {}
+    for a, b in pairs:
+        swap = mine.is_labels(x[a]) and not mine.is_labels(z[b])
+        left, right = (z[b], x[a]) if swap else (x[a], z[b])
+        network = config.network
+        if network == "auto":
+            network = choose_network(left, right)
+        classes = right.shape[1] if mine.is_labels(right) else 0
+        # The user's own network may have other shapes for each pair: no stack of several.
+        own = f"{a}, {b}" if isinstance(network, nn.Module) else network
+        found.setdefault((own, classes), []).append(((a, b), (b, a) if swap else (a, b), network))
+    return [
+        Group(
+            f"{own}, {classes} labels" if classes else own,
+            tuple(asked for asked, _, _ in members),
+            tuple(pair for _, pair, _ in members),
+            dataclasses.replace(config, network=members[0][2]),
+        )
+        for (own, classes), members in found.items()
+    ]
 
 
 def lower_bounds(
@@ -140,69 +245,367 @@ def lower_bounds(
     *,
     key: Array,
     config: MineConfig,
-    state: MineState | None = None,
+    state: Mapping[str, MineState] | None = None,
     round_number: int = 0,
-    on_progress: Callable[[int, int, FitInfo], None] | None = None,
-) -> tuple[dict[tuple[str, str], Estimate], MineState]:
-    """`lower_bound` for every name in `x` with every name in `z`, all networks at once.
+    on_progress: Callable[[int, int, str], None] | None = None,
+    pairs: mine.Pairs | None = None,
+) -> tuple[dict[tuple[str, str], Estimate], dict[str, MineState]]:
+    """`lower_bound` for many pairs of arrays, all networks of a kind at once.
 
     Args:
-      x: names to samples as `prepare` returns them, (n, features).
+      x: names to samples as `prepare` returns them.
       z: likewise.
       key: a PRNG key. The same key and n give the same split.
       config: the configuration.
-      state: the whole stack's state of an earlier call with the same widths, to start from.
-        With another key it has seen samples that report here.
+      state: what an earlier call with the same widths returned, to start from. With another key
+        it has seen samples that report here.
       round_number: gives rounds of the same key batches (and first weights) of their own.
-      on_progress: see `mine.fit`.
+      on_progress: called after each check with the steps done, the cap, and a text.
+      pairs: the (x name, z name) to fit; default: all combinations.
 
     Returns:
-      The estimates by (x name, z name), and the whole stack's state.
+      The estimates by (x name, z name), and the states of all stacks.
 
     Raises:
       ValueError: if the samples are too few or `state` does not fit.
     """
     _check_samples(x, z, config)
+    pairs = pairs or mine.pairs_of(x, z)
+    stacks = groups(x, z, pairs, config)
+    if state is not None:
+        if set(state) != {group.name for group in stacks}:
+            raise ValueError(
+                f"the state to start from has networks {sorted(state)}, but these samples need "
+                f"{sorted(group.name for group in stacks)}; fit afresh"
+            )
+        wanted = jax.eval_shape(lambda key: fresh(key, x, z, config, pairs), key)
+        for name in wanted:
+            _check_state(state[name], wanted[name])
     split_key, round_key = jax.random.split(key)
-    init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     rows = split(split_key, next(iter(x.values())).shape[0], config)
-    if state is None:
-        state = fresh(init_key, x, z, config)
-    else:
-        _check_state(state, jax.eval_shape(lambda key: fresh(key, x, z, config), init_key))
-    state, info = mine.fit(state, fit_key, x, z, rows.train, rows.stop, config, on_progress)
-    report = mine.evaluate_rows(state, x, z, rows.report, config)
-    train = mine.evaluate_rows(state, x, z, rows.train[:, : rows.report.shape[1]], config)
-    estimates = {
-        pair: _estimate(
-            jax.tree.map(lambda leaf, i=i: np.asarray(leaf[:, i]), report),
-            float(np.mean(train.nats[:, i])),
-            _of_network(info, i),
-            mine.select(state, i, folds=True),
-            config,
-        )
-        for i, pair in enumerate(mine.pairs_of(x, z))
-    }
-    return estimates, state
+    init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
+    first = fresh(init_key, x, z, config, pairs)
+    fit_keys = jax.random.split(fit_key, len(rows.train))
+    estimates, states = {}, {}
+    for group in stacks:
+        left, right = _sides(x, z, group)
+        earlier = None if state is None else state[group.name]
+
+        def tell(done: int, total: int, info: FitInfo, group: Group = group) -> None:
+            if on_progress is not None:
+                values = zip(group.asked, info.stop_nats[-1][0], strict=True)
+                on_progress(done, total, " ".join(f"{a}–{b} {v:.2f}" for (a, b), v in values))
+
+        def one(
+            cut: slice,
+            group: Group = group,
+            earlier: MineState | None = earlier,
+            left: dict = left,
+            right: dict = right,
+            tell: Callable = tell,
+        ) -> tuple:
+            """Start, fit and judge some of the folds."""
+            part, before = (
+                jax.tree.map(lambda leaf: leaf[cut], tree) for tree in (first[group.name], earlier)
+            )
+            here = Splits(*(part[cut] for part in rows))
+            start = _start(part, before, left, right, here, group)
+            args = (left, right, here.train, here.stop, group.config, tell, group.pairs)
+            fitted, info = mine.fit(start, fit_keys[cut], *args)
+            judge = partial(mine.evaluate_rows, fitted, left, right)
+            stop_pairings = None if group.config.separable else config.stop_pairings
+            size = here.report.shape[1]
+            judged = [
+                jax.tree.map(np.asarray, judge(r, group.pairs, group.config, pairings))
+                for r, pairings in (
+                    (here.report, None),
+                    (here.stop, stop_pairings),
+                    (here.train[:, :size], None),
+                )
+            ]
+            return fitted, info, *judged
+
+        fitted, info, report, stop, train = _join_folds(_by_fold(one, len(fit_keys)))
+        for i, pair in enumerate(group.asked):
+
+            def of(held_out: tuple, i: int = i) -> tuple[bounds.HeldOut, ...]:
+                return tuple(bounds.HeldOut(*(leaf[:, i] for leaf in form)) for form in held_out)
+
+            estimates[pair] = _estimate(
+                of(report),
+                of(stop),
+                of(train),
+                _of_network(info, i),
+                mine.select(fitted, i, folds=True),
+                len(next(iter(x.values()))),
+                group.config,
+            )
+        states[group.name] = fitted
+    return estimates, states
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(jax.jit, static_argnames=("config", "pairs"))
 def fresh(
-    key: Array, x: Mapping[str, Array], z: Mapping[str, Array], config: MineConfig
-) -> MineState:
-    """Untrained networks for `lower_bounds`: `mine.init` for each fold.
+    key: Array,
+    x: Mapping[str, Array],
+    z: Mapping[str, Array],
+    config: MineConfig,
+    pairs: mine.Pairs | None = None,
+) -> dict[str, MineState]:
+    """Untrained networks for `lower_bounds`: `mine.init` for each fold of each stack.
 
     Args:
       key: a PRNG key.
-      x: names to samples, (n, features); only the widths matter.
+      x: names to samples; only the widths matter.
       z: likewise.
       config: the configuration.
+      pairs: the (x name, z name) to fit; default: all combinations.
 
     Returns:
-      The stack's state with a leading axis of folds.
+      The states of all stacks, each with a leading axis of folds.
     """
     keys = jax.random.split(key, config.folds if config.cross_fit else 1)
-    return jax.vmap(lambda key: mine.init(key, x, z, config))(keys)
+    made = {}
+    for group in groups(x, z, pairs or mine.pairs_of(x, z), config):
+        left, right = _sides(x, z, group)
+        init = partial(mine.init, x=left, z=right, config=group.config, pairs=group.pairs)
+        made[group.name] = jax.vmap(lambda key, init=init: init(key))(keys)
+    return made
+
+
+def _by_fold(one: Callable[[slice], tuple], folds: int) -> list[tuple]:
+    """Call with cuts of the folds.
+
+    On a CPU every fold goes for itself, by as many threads as there are cores: batched matrix
+    products there keep only one core busy, and folds that are done cost nothing. The first goes
+    alone, so that nothing is compiled twice. Elsewhere all folds are one batch.
+    """
+    if jax.default_backend() != "cpu":
+        return [one(slice(None))]
+    first = one(slice(0, 1))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return [first, *pool.map(lambda f: one(slice(f, f + 1)), range(1, folds))]
+
+
+def _join_folds(parts: list[tuple]) -> tuple:
+    """The states, reports and values of cuts of the folds as those of all."""
+    states, infos, *judged = zip(*parts, strict=True)
+    checks = max((info.steps_at for info in infos), key=len)
+
+    def to_the_end(values: np.ndarray) -> np.ndarray:
+        """A fold that ended keeps its last value."""
+        missing = len(checks) - len(values)
+        return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+
+    curves = [
+        np.concatenate([to_the_end(getattr(info, name)) for info in infos], axis=1)
+        for name in ("batch_nats", "stop_nats")
+    ]
+    ends = [np.concatenate([getattr(info, name) for info in infos]) for name in FitInfo._fields[3:]]
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    values = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *each) for each in judged]
+    return state, FitInfo(checks, *curves, *ends), *values
+
+
+def _sides(
+    x: Mapping[str, Array], z: Mapping[str, Array], group: Group
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The arrays of a group's pairs by side, exchanged where the group has them exchanged."""
+    left, right = {}, {}
+    for asked, pair in zip(group.asked, group.pairs, strict=True):
+        a, b = (z, x) if asked != pair else (x, z)
+        left[pair[0]], right[pair[1]] = a[pair[0]], b[pair[1]]
+        if mine.is_labels(left[pair[0]]):  # beside labels, those of the other side are features
+            left[pair[0]] = left[pair[0]].astype(jnp.float32)
+    return left, right
+
+
+def _start(
+    fresh: MineState,
+    earlier: MineState | None,
+    x: dict[str, Array],
+    z: dict[str, Array],
+    rows: Splits,
+    group: Group,
+) -> MineState:
+    """Where a fit starts: the best of several states on the stopping samples.
+
+    * fresh networks, whose T is 0;
+    * the Gaussian part in closed form from the training samples, with several ridges, each
+      shrunk by several temperatures;
+    * for a warm start the earlier networks as they are, and with the Gaussian part renewed.
+    """
+    candidates = [fresh]
+    warm = [] if earlier is None else [earlier]
+    # A user's own network has no Gaussian part.
+    if group.config.gaussian_start and any(fresh.params["x_first"]):
+        for ridge in _RIDGES:
+            parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, group)
+            candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
+            warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
+    return _best(candidates + warm, x, z, jnp.asarray(rows.stop), group.pairs, group.config)
+
+
+def _best(
+    candidates: list[MineState],
+    x: dict[str, Array],
+    z: dict[str, Array],
+    stop: Array,
+    pairs: mine.Pairs,
+    config: MineConfig,
+) -> MineState:
+    """For every fold and network the candidate that is best on the stopping samples."""
+    best, best_values = candidates[0], None
+    for candidate in candidates:
+        values = mine.judge(candidate, x, z, stop, pairs, config)
+        values = np.where(np.isfinite(values), values, -np.inf)
+        if best_values is None:
+            best_values = values
+        elif (values > best_values).any():
+            best = mine.choose(values > best_values, candidate, best)
+            best_values = np.maximum(values, best_values)
+    return best
+
+
+def _gaussian_parts(
+    x: dict[str, Array],
+    z: dict[str, Array],
+    train: np.ndarray,
+    stop: np.ndarray,
+    ridge: float,
+    group: Group,
+) -> list[dict]:
+    """Means, maps and strengths of every network of a group, with a leading axis of folds."""
+    labels = mine.is_labels(z[group.pairs[0][1]])
+    made = []
+    for a, b in group.pairs:
+        n = len(x[a])
+        left = x[a].reshape(n, -1)
+        right = z[b].reshape(n, -1).astype(jnp.float32)
+        width = mine.canonical_width(x, z, group.pairs, group.config)
+        part = _discriminant if labels else _canonical
+        fit = partial(part, left, right, ridge=ridge, width=width)
+        folds = [fit(jnp.asarray(t), jnp.asarray(s)) for t, s in zip(train, stop, strict=True)]
+        made.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folds))
+    return made
+
+
+@partial(jax.jit, static_argnames="width")
+def _canonical(
+    x: Array, z: Array, train: Array, stop: Array, *, ridge: float, width: int
+) -> dict[str, Array]:
+    """The log density ratio of a Gaussian pair with the training samples' covariances.
+
+    Canonical directions (Hotelling 1936) of the training samples, with a ridge; their
+    correlations are those of the stopping samples, less what chance gives (1/n in the square), so
+    that directions that were over-fitted get no weight. For unit-variance u, v with correlation ρ
+    the log density ratio is (ρuv − ρ²(u² + v²)/2)/(1 − ρ²) and a constant.
+
+    Returns:
+      x_mean, z_mean, x_maps (d_x, width), z_maps (d_z, width) and correlation (width,).
+    """
+    m = train.shape[0]
+    x_mean, z_mean = x[train].mean(0), z[train].mean(0)
+    left, right = x[train] - x_mean, z[train] - z_mean
+
+    def root(values: Array) -> Array:
+        covariance = values.T @ values / m
+        level = jnp.trace(covariance) / covariance.shape[0] + 1e-9
+        covariance += (ridge + 1e-4) * level * jnp.eye(covariance.shape[0])
+        return jnp.linalg.inv(jnp.linalg.cholesky(covariance))
+
+    x_root, z_root = root(left), root(right)
+    u, _, v = jnp.linalg.svd(x_root @ (left.T @ right / m) @ z_root.T, full_matrices=False)
+    k = min(width, u.shape[1])
+    maps = []
+    for side, directions in ((left, x_root.T @ u[:, :k]), (right, z_root.T @ v[:k].T)):
+        spread = jnp.std(side @ directions, axis=0)
+        maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf))
+    a, b = (x[stop] - x_mean) @ maps[0], (z[stop] - z_mean) @ maps[1]
+    a, b = a - a.mean(0), b - b.mean(0)
+    norms = jnp.sqrt(jnp.sum(a * a, 0) * jnp.sum(b * b, 0))
+    correlation = jnp.sum(a * b, 0) / jnp.where(norms > 0, norms, 1)
+    chance = 1 / stop.shape[0]
+    square = jnp.maximum(correlation**2 - chance, 0) / (1 - chance)
+    correlation = jnp.where(correlation > 0, jnp.sqrt(jnp.minimum(square, _LARGEST_SQUARE)), 0)
+    padding = ((0, 0), (0, width - k))
+    return {
+        "x_mean": x_mean,
+        "z_mean": z_mean,
+        "x_maps": jnp.pad(maps[0], padding),
+        "z_maps": jnp.pad(maps[1], padding),
+        "correlation": jnp.pad(correlation, (0, width - k)),
+    }
+
+
+@partial(jax.jit, static_argnames="width")
+def _discriminant(
+    x: Array, z: Array, train: Array, stop: Array, *, ridge: float, width: int
+) -> dict[str, Array]:
+    """Linear discriminant analysis (Fisher 1936): the log density ratio of Gaussian classes.
+
+    The covariance within classes is shrunk towards its diagonal, by as much as there are columns
+    for the samples and the ridge asks for.
+
+    Returns:
+      x_mean, z_mean, x_maps (d_x, classes), z_maps (classes, classes) and bias (classes,).
+    """
+    del stop
+    x_mean = x[train].mean(0)
+    left, right = x[train] - x_mean, z[train]
+    counts = right.sum(0)
+    means = right.T @ left / jnp.maximum(counts, 1)[:, None]
+    within = left - right @ means
+    covariance = within.T @ within / train.shape[0]
+    diagonal = jnp.diag(jnp.diag(covariance))
+    share = jnp.minimum(1.0, 2 * x.shape[1] / train.shape[0] + 3 * ridge)
+    level = jnp.trace(covariance) / x.shape[1]
+    shrunk = (
+        (1 - share) * covariance + share * diagonal + (1e-4 * level + 1e-6) * jnp.eye(x.shape[1])
+    )
+    maps = jnp.linalg.solve(shrunk, means.T)
+    return {
+        "x_mean": x_mean,
+        "z_mean": jnp.zeros(width),
+        "x_maps": maps,
+        "z_maps": jnp.eye(width),
+        "bias": -0.5 * jnp.sum(means.T * maps, axis=0),
+    }
+
+
+def _with_gaussian(state: MineState, parts: list[dict], temperature: float) -> MineState:
+    """The state with its Gaussian part set; folds in front."""
+    firsts = {
+        side: tuple(
+            {**first, "mean": part[f"{side[0]}_mean"], "maps": part[f"{side[0]}_maps"]}
+            for first, part in zip(state.params[side], parts, strict=True)
+        )
+        for side in ("x_first", "z_first")
+    }
+
+    def stacked(values: list[Array]) -> Array:
+        return jnp.stack(values, axis=1)
+
+    if "bias" in parts[0]:
+        bias = temperature * stacked([part["bias"] for part in parts])
+        ones = jnp.ones_like(bias)
+        gaussian = {"cross": temperature * ones, "u_square": 0 * ones, "v_square": -bias}
+    else:
+        rho = temperature * stacked([part["correlation"] for part in parts])
+        square = rho**2 / (1 - rho**2) / 2
+        gaussian = {"cross": rho / (1 - rho**2), "u_square": square, "v_square": square}
+
+    def renewed(params: dict) -> dict:
+        own = {
+            side: tuple(
+                {**first, "mean": new["mean"], "maps": new["maps"]}
+                for first, new in zip(params[side], firsts[side], strict=True)
+            )
+            for side in firsts
+        }
+        return {**params, **own, "trunk": {**params["trunk"], "gaussian": gaussian}}
+
+    return state._replace(params=renewed(state.params), average=renewed(state.average))
 
 
 def split(key: Array, n: int, config: MineConfig) -> Splits:
@@ -229,26 +632,39 @@ def split(key: Array, n: int, config: MineConfig) -> Splits:
     )
 
 
-def prepare(values: ArrayLike, name: str = "x") -> Array:
-    """Samples as a statistics network takes them; none of it changes the mutual information.
+def prepare(
+    values: ArrayLike, name: str = "x", scale: str = "auto", *, keep_shape: bool = False
+) -> Array:
+    """Samples as a statistics network takes them.
 
-    Integers (or booleans) of one column become one-hot labels. Anything else is flattened to
-    (n, features) and standardised by column; beyond four standard deviations a column is
-    compressed by a strictly increasing logarithm, so that no single row dominates a batch. A
-    constant column becomes zero. The statistics are those of all samples: they describe `x` and
-    `z` each for itself and carry nothing of how the two are paired.
+    * Integers (or booleans) of one column, and one-hot columns, become labels.
+    * Up to `WIDE` columns: each column's ranks are mapped to a normal distribution, ties to their
+      mean rank. The map is strictly increasing, so that the mutual information stays as it is,
+      and neither heavy tails nor single rows can dominate. A constant column becomes zero.
+    * More columns, or images: centred and divided by one number, so that the geometry between
+      columns stays; of these the first `COMPONENTS` principal components. That can only lower the
+      mutual information: what comes out is still a lower bound.
+
+    All statistics are those of all samples: they describe one side for itself and carry nothing
+    of how the two are paired.
 
     Args:
       values: (n, …).
       name: what to call it in an error.
+      scale: "ranks", "columns" (each to unit variance, compressed by a strictly increasing
+        logarithm beyond four standard deviations) or "common" (one number for all columns)
+        instead of what "auto" chooses. Principal components are taken with "auto" and "columns".
+      keep_shape: leave (n, h, w, c) as it is and take no principal components.
 
     Returns:
-      (n, features), float32.
+      (n, features) or (n, h, w, c), float32; labels one-hot, (n, classes), uint8.
 
     Raises:
       ValueError: if there is no sample or no column, a value is not finite or not a number, or
         there are more than `MOST_LABELS` different labels.
     """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     values = np.asarray(values)
     if values.ndim == 0 or values.size == 0:
         raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
@@ -257,13 +673,81 @@ def prepare(values: ArrayLike, name: str = "x") -> Array:
     columns = values.reshape(values.shape[0], -1)
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
         return _one_hot(columns[:, 0], name)
+    if _is_one_hot(columns):
+        return _one_hot(np.argmax(columns, axis=1), name)
     if columns.dtype != np.float32:
         columns = columns.astype(np.float64)
+    image = values.ndim == 4 and min(values.shape[1:3]) >= 4
+    wide = columns.shape[1] > WIDE or image
+    if scale == "auto":
+        scale = "common" if wide else "ranks"
+        reduce = wide and not keep_shape
+    else:
+        reduce = wide and scale == "columns" and not keep_shape
+        scale = "common" if reduce else scale
     prepared = np.empty(columns.shape, np.float32)
-    for start in range(0, columns.shape[1], _COLUMNS_AT_ONCE):
-        block = np.s_[:, start : start + _COLUMNS_AT_ONCE]
-        prepared[block] = _standardised(columns[block], name)
-    return jnp.asarray(prepared)
+    if scale == "common":
+        prepared = _common(columns, name)
+    else:
+        transform = _standardised if scale == "columns" else _normal_scores
+        for start in range(0, columns.shape[1], _COLUMNS_AT_ONCE):
+            block = np.s_[:, start : start + _COLUMNS_AT_ONCE]
+            prepared[block] = transform(columns[block], name)
+    if reduce:
+        return _principal_components(jnp.asarray(prepared), COMPONENTS)
+    return jnp.asarray(prepared.reshape(values.shape) if image and keep_shape else prepared)
+
+
+def _is_one_hot(columns: np.ndarray) -> bool:
+    some = columns[:1000]
+    if columns.shape[1] < 2 or not np.all((some == 0) | (some == 1)):
+        return False
+    return bool(np.all((columns == 0) | (columns == 1)) and np.all(columns.sum(axis=1) == 1))
+
+
+def _normal_scores(block: np.ndarray, name: str) -> np.ndarray:
+    _check_finite(block, name)
+    scores = special.ndtri((stats.rankdata(block, axis=0) - 0.5) / len(block))
+    scores -= scores.mean(axis=0)
+    deviation = scores.std(axis=0)
+    return scores / np.where(deviation > 1e-12, deviation, np.inf)
+
+
+def _common(columns: np.ndarray, name: str) -> np.ndarray:
+    _check_finite(columns, name)
+    largest = np.max(np.abs(columns))
+    scaled = columns / (largest if largest > 0 else 1)  # squares of values such as 1e200 overflow
+    scaled = scaled - scaled.mean(axis=0, dtype=np.float64).astype(scaled.dtype)
+    spread = np.sqrt(np.mean(np.square(scaled), dtype=np.float64))
+    return (scaled / (spread if spread > 0 else 1)).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames="count")
+def _principal_components(columns: Array, count: int) -> Array:
+    """The first principal components, (n, count), by a randomised range finder.
+
+    Halko, Martinsson and Tropp 2011, with a fixed key and two power iterations. Scaled by one
+    number; a component keeps its share of the variance, so that what varies little counts little.
+    """
+    count = min(count, *columns.shape)
+    probes = jax.random.normal(
+        jax.random.key(0), (columns.shape[1], min(count + 12, *columns.shape))
+    )
+    basis = probes
+    for _ in range(3):
+        basis, _ = jnp.linalg.qr(columns.T @ (columns @ basis))
+    inside = columns @ basis
+    _, axes = jnp.linalg.eigh(inside.T @ inside)
+    components = inside @ axes[:, ::-1][:, :count]
+    return components / jnp.sqrt(jnp.mean(jnp.square(components)) + 1e-30)
+
+
+def _check_finite(block: np.ndarray, name: str) -> None:
+    if not np.isfinite(block).all():
+        row = int(np.argwhere(~np.isfinite(block))[0, 0])
+        raise ValueError(
+            f"{name} has a value that is not finite in row {row}; remove or rescale it"
+        )
 
 
 def _standardised(block: np.ndarray, name: str) -> np.ndarray:
@@ -294,16 +778,40 @@ def _one_hot(labels: np.ndarray, name: str) -> Array:
             f"{name} has {len(classes)} different integers, more than {MOST_LABELS} labels; pass "
             "it as floats if they are numbers"
         )
-    return jax.nn.one_hot(positions, len(classes), dtype=jnp.float32)
+    return jax.nn.one_hot(positions, len(classes), dtype=jnp.uint8)
 
 
 def _estimate(
-    report: bounds.HeldOut, train_nats: float, info: FitInfo, state: MineState, config: MineConfig
+    report: tuple[bounds.HeldOut, ...],
+    stop: tuple[bounds.HeldOut, ...],
+    train: tuple[bounds.HeldOut, ...],
+    info: FitInfo,
+    state: MineState,
+    n: int,
+    config: MineConfig,
 ) -> Estimate:
-    """One network's estimate; `report` has the folds in front."""
-    nats = float(report.nats.mean())
-    stderr = float(np.sqrt(np.sum(report.stderr**2)) / len(report.stderr))
-    ceiling = math.log(report.influence.shape[1])
+    """One network's estimate; each value comes in both forms, with the folds in front."""
+    value = mine.better_form(stop[0].nats, stop[1].nats, n, config)
+    robust = np.asarray(value != stop[0].nats)  # for each fold
+
+    def chosen(forms: tuple[bounds.HeldOut, ...]) -> bounds.HeldOut:
+        return bounds.HeldOut(
+            *(
+                np.where(robust.reshape(-1, *[1] * (first.ndim - 1)), second, first)
+                for first, second in zip(*forms, strict=True)
+            )
+        )
+
+    def mean(forms: tuple[bounds.HeldOut, ...]) -> tuple[float, float]:
+        held_out = chosen(forms)
+        stderr = float(np.sqrt(np.sum(held_out.stderr**2)) / len(held_out.stderr))
+        return float(held_out.nats.mean()), stderr
+
+    reported = chosen(report)
+    size = reported.influence.shape[1]
+    ceiling = math.log(size)
+    (raw, stderr), (stop_nats, stop_stderr), (train_nats, _) = map(mean, (report, stop, train))
+    nats = min(raw, ceiling) if math.isfinite(raw) else raw
     converged = bool(info.converged.all() and info.finite.all())
     warnings = []
     if not math.isfinite(nats):
@@ -314,22 +822,27 @@ def _estimate(
         warnings.append(
             f"Still gaining at the cap of {config.max_steps} steps; the value would grow."
         )
-    if not (info.chosen_step > 0).any() and np.all(report.influence == 0):
+    if np.all(reported.influence == 0):
         warnings.append(
-            "No network gained on the stopping samples: independent, or not learnt from so few."
+            "No network gained on the stopping samples: independent, still on the first plateau, "
+            "or not learnt from so few."
         )
-    if nats + 2 * stderr > 0.9 * ceiling:
+    if raw + 2 * stderr > ceiling - _CEILING_MARGIN:
         warnings.append(
-            f"Within a tenth of the ceiling of {ceiling:.2f} nats that {report.influence.shape[1]} "
-            "reporting samples can support; the truth may be far above."
+            f"Near the ceiling of {ceiling:.2f} nats that {size} reporting samples can support; "
+            "the truth may be far above."
         )
     if train_nats - nats > max(0.1, 0.2 * nats) + 3 * stderr:
         warnings.append(
             f"Over-fitted: {train_nats:.2f} nats on training samples; more samples would help."
         )
+    forms = {"infonce" if is_robust else "donsker_varadhan" for is_robust in robust}
+    form = "nwj" if config.bound == "nwj" else forms.pop() if len(forms) == 1 else "mixed"
     return Estimate(
         nats=nats,
         stderr=stderr,
+        stop_nats=stop_nats,
+        stop_stderr=stop_stderr,
         train_nats=train_nats,
         ceiling_nats=ceiling,
         steps=int(info.steps.max()),
@@ -337,7 +850,8 @@ def _estimate(
         history=History(info.steps_at, info.batch_nats, info.stop_nats),
         state=state,
         warnings=tuple(warnings),
-        influence=np.asarray(report.influence),
+        influence=np.asarray(reported.influence),
+        form=form,
     )
 
 

@@ -1,6 +1,15 @@
 """The information plane of a model in training: train k epochs, probe, fit, record.
 
 This is where the classifier and MINE meet. The model and the data are the caller's.
+
+Without noise the layers are functions of one another, and so are their statistics networks: one of
+a later layer, behind the model's own layers in between, is one of an earlier layer. A layer takes
+over a later one's value unless its own network is better (`measure`). The data-processing
+inequality is then a theorem for the true values, but I(X;L) is infinite, or ln N for N images.
+
+With measurement noise, T = L + σε for each layer by itself, I(X;T) and I(Y;T) are finite and known
+over the probed inputs (`observe`). The noise of a layer is not passed on to the next one, so a
+later T is no function of an earlier T: the inequality is no theorem, and no value is taken over.
 """
 
 import math
@@ -8,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -16,16 +25,21 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from mine_jax import classifier, estimator, lenet, mine, records
+from mine_jax import classifier, estimator, exact, lenet, records
 from mine_jax.classifier import ClassifierConfig, ClassifierState
+from mine_jax.estimator import Estimate
 from mine_jax.mine import Array, MineConfig, MineState
 
 Row = dict[str, Any]
+Noise = Literal["relative", "absolute"]
 
 # Eight networks at once, some on thousands of units, and rounds that follow one another: one
-# split for all of them, half the pairings at a higher rate, and no waiting for gains far below
-# the standard errors.
-ROUND = MineConfig(cross_fit=False, pairings=4, learning_rate=1e-2, min_gain=5e-3, max_steps=4000)
+# split for all of them, a higher rate, and no waiting for gains far below the standard errors.
+ROUND = MineConfig(cross_fit=False, learning_rate=1e-2, min_gain=5e-3, max_steps=4000)
+
+# Inputs that a reference is averaged over: its cost grows with the units, and a layer with many
+# is far from zero nats, where fewer inputs do.
+_REFERENCE_ROWS, _REFERENCE_ROWS_WIDE, _WIDE = 8000, 2000, 256
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,16 @@ class PlaneConfig:
     Attributes:
       epochs: epochs of training in all.
       probe_every: epochs between probes; epoch 0 is probed too.
-      layers: names of the model's probes in the order of depth.
+      layers: names of the model's probes in the order of depth, each a function of the one before
+        (nothing may reach a later layer around an earlier one, as a skip connection does).
       probe_size: training images that are probed, chosen at random once; all if there are fewer.
       warm_start: a round's statistics networks start from those of the round before.
       seed: of everything that is random.
+      noise_std: how much Gaussian noise the layers are observed with; 0 for none.
+      noise: what `noise_std` is a multiple of. "relative": of the root of the mean variance of a
+        layer's units over the probed inputs at that epoch, so that σ follows the layer's scale.
+        "absolute": of 1, so that σ is the same number for all layers and epochs, in the units of
+        the activations.
       classifier: how the model is trained.
       mine: how the statistics networks are.
     """
@@ -49,6 +69,8 @@ class PlaneConfig:
     probe_size: int = 20_000
     warm_start: bool = True
     seed: int = 0
+    noise_std: float = 0.0
+    noise: Noise = "relative"
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     mine: MineConfig = ROUND
 
@@ -60,12 +82,34 @@ class PlaneConfig:
         ]
         if not self.layers or len(set(self.layers)) != len(self.layers):
             problems.append(f"layers must be different names, at least one, got {self.layers}")
+        if not 0 <= self.noise_std < math.inf:
+            problems.append(f"noise_std must be at least 0 and finite, got {self.noise_std}")
+        if self.noise not in get_args(Noise):
+            problems.append(f"noise must be one of {get_args(Noise)}, got {self.noise!r}")
         if problems:
             raise ValueError("; ".join(problems))
 
     def probe_epochs(self) -> tuple[int, ...]:
         """The epochs after which the layers are probed."""
         return tuple(range(0, self.epochs + 1, self.probe_every))
+
+
+class Observed(NamedTuple):
+    """A layer that is observed with measurement noise, T = L + σε.
+
+    Attributes:
+      clean: L, prepared, (n, units).
+      noisy: T, prepared likewise, (n, units); one draw of the noise for each row.
+      noise_std: σ, in the units of the activations.
+      reference: I(X; T) and I(Y; T) in nats where X is one of these n inputs. A statistics network
+        is judged on inputs that it has not seen and cannot know their places: where the noise is
+        small beside the distance of inputs, the reference for Y is above what can be learnt.
+    """
+
+    clean: Array
+    noisy: Array
+    noise_std: float
+    reference: exact.NoisyLayer
 
 
 class Result(NamedTuple):
@@ -114,19 +158,19 @@ def run(
     images, labels = (jax.numpy.asarray(part) for part in train)
     keys = dict(
         zip(
-            ("init", "train", "rows", "mine"),
-            jax.random.split(jax.random.key(config.seed), 4),
+            ("init", "train", "rows", "mine", "noise"),
+            jax.random.split(jax.random.key(config.seed), 5),
             strict=True,
         )
     )
     state = classifier.init(keys["init"], model, config.classifier, images.shape[1:])
     rows = probe_rows(config, len(images))
     probed = images[rows]
-    variables = {
-        "x": estimator.prepare(probed, "images"),
-        "y": estimator.prepare(np.asarray(labels)[rows], "labels"),
-    }
-    networks: MineState | None = None
+    probed_labels = np.asarray(labels)[rows]
+    variables = {"y": estimator.prepare(probed_labels, "labels")}
+    if not config.noise_std:
+        variables = {"x": estimator.prepare(probed, "images")} | variables
+    networks: Mapping[str, MineState] | None = None
     all_records: list[Row] = []
     training: list[Row] = []
     start = None
@@ -152,9 +196,15 @@ def run(
             continue
         with _timed(seconds, "probing"):
             activations = classifier.probe(state.params, model, probed, config.layers)
-            layers = {
-                name: estimator.prepare(activations.pop(name), name) for name in config.layers
-            }
+            layers = {}
+            for i, name in enumerate(config.layers):
+                layer = activations.pop(name)
+                if config.noise_std:
+                    noise_key = jax.random.fold_in(jax.random.fold_in(keys["noise"], epoch), i)
+                    layers[name] = observe(noise_key, layer, probed_labels, config, name)
+                else:
+                    layers[name] = estimator.prepare(layer, name)
+            del layer
         with _timed(seconds, "fitting"):
             new, networks = measure(
                 variables,
@@ -165,7 +215,7 @@ def run(
                 state=networks if config.warm_start else None,
                 progress=progress,
             )
-        del layers  # hundreds of megabytes that the next probe needs
+        del layers  # up to a gigabyte that the next probe needs
         all_records.extend(new)
         with _timed(seconds, "saving"):
             if folder is not None:
@@ -181,38 +231,82 @@ def probe_rows(config: PlaneConfig, n: int) -> np.ndarray:
     return order[: config.probe_size]
 
 
-def entropy(labels: ArrayLike) -> float:
-    """H(Y) of the empirical distribution of labels, (n,), in nats."""
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
-    shares = counts / counts.sum()
-    return float(-np.sum(shares * np.log(shares)))
+def observe(
+    key: Array, activations: ArrayLike, labels: ArrayLike, config: PlaneConfig, name: str = "layer"
+) -> Observed:
+    """Add measurement noise to a layer, and compute what that leaves to know.
+
+    Args:
+      key: a PRNG key, another one for each layer and epoch.
+      activations: (n, …), as the model gives them.
+      labels: (n,), the classes.
+      config: `noise_std` (above 0) and `noise`.
+      name: what to call the layer in an error.
+
+    Returns:
+      The layer with and without noise, and the exact values.
+
+    Raises:
+      ValueError: if a value is not finite, or the noise is too small beside the activations for
+        the exact values (see `exact.noisy_layer`).
+    """
+    flat = np.asarray(activations, np.float32)
+    flat = flat.reshape(len(flat), -1)
+    clean = estimator.prepare(flat, name, scale="common")
+    noise_std = _noise_std(flat, config)
+    noise_key, reference_key = jax.random.split(key)
+    rows = _REFERENCE_ROWS_WIDE if flat.shape[1] > _WIDE else _REFERENCE_ROWS
+    reference = exact.noisy_layer(reference_key, flat, noise_std, labels, rows=rows)
+    noisy = np.array(jax.random.normal(noise_key, flat.shape))
+    noisy *= noise_std
+    noisy += flat
+    return Observed(clean, estimator.prepare(noisy, name, scale="common"), noise_std, reference)
 
 
 def measure(
     variables: Mapping[str, Array],
-    layers: Mapping[str, Array],
+    layers: Mapping[str, Array | Observed],
     *,
     epoch: int,
     config: PlaneConfig,
     key: Array,
-    state: MineState | None = None,
+    state: Mapping[str, MineState] | None = None,
     progress: bool = False,
-) -> tuple[list[Row], MineState]:
+) -> tuple[list[Row], dict[str, MineState]]:
     """One round: fit the networks of all (variable, layer) pairs at once and judge them.
 
+    Without noise a value may be that of a later layer's network. Let T(v, l) be a network of the
+    later layer l = f(l'): T(v, f(l')) is a network of the earlier layer l', with the same scores on
+    the same samples, hence with the same bound, valid for I(V; L') too. So for each variable, from
+    the deepest layer to the first, a layer takes over the value that the next deeper one has
+    (which may itself be taken over) unless its own network is better on the stopping samples by
+    more than one standard error of its own value there. Reporting samples have no part in that
+    choice, so the value is not one picked for being high.
+
+    With noise X is represented by the layer without it, as T depends on X through L alone:
+    I(X; T) = I(L; T). Nothing is taken over.
+
     Args:
-      variables: `x` and `y`, prepared by `estimator.prepare`, (n, features).
-      layers: names to activations, prepared likewise, in the order of depth.
+      variables: `x` and `y`, prepared by `estimator.prepare`, (n, features); `x` is not needed,
+        nor used, with observed layers.
+      layers: names to activations, prepared likewise, in the order of depth, each a function of
+        the one before; or all of them as `observe` returns them.
       epoch: for the rows, and for fresh batches in each round.
       config: the configuration.
       key: a PRNG key, the same in all rounds, so that the split of the samples is too.
-      state: networks to start from; None for fresh ones.
+      state: networks to start from, as an earlier round returned them; None for fresh ones.
       progress: show a bar.
 
     Returns:
-      A row for each layer and variable, and the state of the networks.
+      A row for each layer and variable, and the states of the networks. In a row, `network` is the
+      layer whose network the value (with its errors, ceiling and warnings) is of, `own_nats` the
+      value of the layer's own, and `steps` are those of the layer's own.
+
+    Raises:
+      ValueError: if only some of the layers are observed with noise, or the samples are too few.
     """
     started = time.perf_counter()
+    inputs = _inputs(variables, layers)
     with tqdm(
         total=config.mine.max_steps,
         desc=f"probe at epoch {epoch}",
@@ -221,55 +315,133 @@ def measure(
         disable=not progress,
     ) as bar:
 
-        def on_progress(done: int, total: int, info: mine.FitInfo) -> None:
+        def on_progress(done: int, total: int, text: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
-            current = np.nanmax(info.stop_nats, axis=0)[0]
-            by_pair = zip(mine.pairs_of(variables, layers), current, strict=True)
-            values = {pair: value for pair, value in by_pair}
-            bar.set_postfix_str(
-                " ".join(
-                    f"{v.upper()}:" + "/".join(f"{values[v, name]:.2f}" for name in layers)
-                    for v in variables
-                )
-            )
+            bar.set_postfix_str(text)
 
         estimates, new_state = estimator.lower_bounds(
-            variables,
-            layers,
+            inputs.x,
+            inputs.z,
             key=key,
             config=config.mine,
             state=state,
             round_number=epoch,
             on_progress=on_progress,
+            pairs=tuple(inputs.pairs.values()),
         )
     seconds = time.perf_counter() - started
     rows = []
-    for variable in variables:
-        earlier: estimator.Estimate | None = None
-        for name in layers:
-            estimate = estimates[variable, name]
+    for variable in dict.fromkeys(variable for variable, _ in inputs.pairs):
+        own = {name: estimates[inputs.pairs[variable, name]] for name in layers}
+        chosen = {name: (name, own[name]) for name in layers} if inputs.noisy else _chain(own)
+        earlier: Estimate | None = None
+        for name, layer in layers.items():
             rows.append(
-                {
-                    "seed": config.seed,
-                    "epoch": epoch,
-                    "layer": name,
-                    "variable": variable,
-                    "mi_nats": _number(estimate.nats),
-                    "stderr": _number(estimate.stderr),
-                    "train_nats": _number(estimate.train_nats),
-                    "ceiling_nats": estimate.ceiling_nats,
-                    "reference_nats": None,
-                    "steps": estimate.steps,
-                    "converged": estimate.converged,
-                    "warm_start": state is not None,
-                    "seconds": seconds,
-                    "warnings": list(estimate.warnings),
-                }
-                | _drop(earlier, estimate)
+                {"seed": config.seed, "epoch": epoch, "layer": name, "variable": variable}
+                | _value(*chosen[name], name, own[name])
+                | _reference(layer, variable)
+                | {"warm_start": state is not None, "seconds": seconds}
+                | _drop(earlier, chosen[name][1])
             )
-            earlier = estimate
+            earlier = chosen[name][1]
     return rows, new_state
+
+
+class _Inputs(NamedTuple):
+    """What the networks of a round are fitted to.
+
+    Attributes:
+      x: names to prepared samples, (n, features).
+      z: likewise, by layer.
+      pairs: the names in `x` and `z` of each (variable, layer).
+      noisy: whether the layers are observed with noise.
+    """
+
+    x: dict[str, Any]
+    z: dict[str, Any]
+    pairs: dict[tuple[str, str], tuple[str, str]]
+    noisy: bool
+
+
+def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
+    observed = [isinstance(layer, Observed) for layer in layers.values()]
+    if not any(observed):
+        pairs = {(variable, name): (variable, name) for variable in variables for name in layers}
+        return _Inputs(dict(variables), dict(layers), pairs, False)
+    if not all(observed):
+        raise ValueError("layers must all be observed with noise, or none of them")
+    others = {variable: value for variable, value in variables.items() if variable != "x"}
+    clean = {f"x:{name}": layer.clean for name, layer in layers.items()}
+    pairs = {("x", name): (f"x:{name}", name) for name in layers}
+    pairs |= {(variable, name): (variable, name) for variable in others for name in layers}
+    return _Inputs(
+        clean | others, {name: layer.noisy for name, layer in layers.items()}, pairs, True
+    )
+
+
+def _chain(own: Mapping[str, Estimate]) -> dict[str, tuple[str, Estimate]]:
+    """For each layer the layer whose network it reports, and that one's estimate.
+
+    Args:
+      own: estimates of one variable by each layer's own network, in the order of depth.
+    """
+    chosen: dict[str, tuple[str, Estimate]] = {}
+    best: tuple[str, Estimate] | None = None
+    for name, estimate in reversed(own.items()):
+        if best is None or _better(estimate, best[1]):
+            best = name, estimate
+        chosen[name] = best
+    return chosen
+
+
+def _better(own: Estimate, later: Estimate) -> bool:
+    """Whether a layer keeps its own network: decided by the stopping samples alone."""
+    if not math.isfinite(later.stop_nats):
+        return True
+    return bool(own.stop_nats - later.stop_nats > own.stop_stderr)
+
+
+def _value(network: str, chosen: Estimate, layer: str, own: Estimate) -> Row:
+    """The columns of a row that come from the fits."""
+    warnings = list(chosen.warnings)
+    if network != layer and not own.converged:
+        warnings += [f"Its own network, which is not used: {text}" for text in own.warnings]
+    return {
+        "mi_nats": _number(chosen.nats),
+        "stderr": _number(chosen.stderr),
+        "train_nats": _number(chosen.train_nats),
+        "ceiling_nats": chosen.ceiling_nats,
+        "network": network,
+        "own_nats": _number(own.nats),
+        "steps": own.steps,
+        # The layer's own network might still have become the better one.
+        "converged": chosen.converged and own.converged,
+        "warnings": warnings,
+    }
+
+
+def _reference(layer: Array | Observed, variable: str) -> Row:
+    """The columns of a row that come from the noise."""
+    nats = stderr = None
+    noise_std = 0.0
+    if isinstance(layer, Observed):
+        noise_std = layer.noise_std
+        if variable == "x":
+            nats, stderr = layer.reference.x_nats, layer.reference.x_stderr
+        elif variable == "y":
+            nats, stderr = layer.reference.y_nats, layer.reference.y_stderr
+    return {"reference_nats": nats, "reference_stderr": stderr, "noise_std": noise_std}
+
+
+def _noise_std(flat: np.ndarray, config: PlaneConfig) -> float:
+    """σ of a layer with these activations, (n, units)."""
+    if config.noise == "absolute":
+        return config.noise_std
+    apart = flat - flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scale = math.sqrt(np.mean(np.square(apart, out=apart), dtype=np.float64))
+    # Of a layer that is constant nothing can be known, whatever σ is; but it has to be positive.
+    return config.noise_std * (scale or 1.0)
 
 
 @contextmanager
@@ -327,17 +499,26 @@ def _abstract(
         state.params,
         probed,
     )
-    layers = {
-        name: jax.ShapeDtypeStruct((len(probed), math.prod(probe.shape[1:])), np.float32)
-        for name, probe in probes.items()
-    }
+
+    def prepared(name: str) -> Any:
+        # `prepare` decides how wide it makes a layer, whatever the values in it are.
+        nothing = np.broadcast_to(np.float32(0), probes[name].shape)
+        if not config.noise_std:
+            return jax.eval_shape(lambda: estimator.prepare(nothing, name))
+        shape = jax.eval_shape(lambda: estimator.prepare(nothing, name, scale="common"))
+        reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
+        return Observed(shape, shape, config.noise_std, reference)
+
+    layers = {name: prepared(name) for name in config.layers}
+    inputs = _inputs(variables, layers)
+    pairs = tuple(inputs.pairs.values())
     networks = jax.eval_shape(
-        lambda key: estimator.fresh(key, variables, layers, config.mine), jax.random.key(0)
+        lambda key: estimator.fresh(key, inputs.x, inputs.z, config.mine, pairs), jax.random.key(0)
     )
     return {"classifier": jax.eval_shape(lambda: state), "networks": networks}
 
 
-def _drop(earlier: estimator.Estimate | None, later: estimator.Estimate) -> Row:
+def _drop(earlier: Estimate | None, later: Estimate) -> Row:
     """How far the value fell from the layer before, with the error of that difference."""
     if earlier is None:
         return {"drop_nats": None, "drop_stderr": None}
@@ -356,11 +537,14 @@ def _number(value: float) -> float | None:
 def _summary(training: Row, rows: Sequence[Row]) -> str:
     text = f"epoch {training['epoch']:3d}: test accuracy {training['test_accuracy']:.2%}"
     for variable in dict.fromkeys(row["variable"] for row in rows):
+        own = [row for row in rows if row["variable"] == variable]
         values = [
-            f"{row['layer']} " + ("nan" if row["mi_nats"] is None else f"{row['mi_nats']:.2f}")
-            for row in rows
-            if row["variable"] == variable
+            f"{row['layer']} "
+            + ("nan" if row["mi_nats"] is None else f"{row['mi_nats']:.2f}")
+            + ("" if row["reference_nats"] is None else f" of {row['reference_nats']:.2f}")
+            for row in own
         ]
-        text += f" | I({variable.upper()};L) {', '.join(values)}"
+        symbol = "T" if own[0]["noise_std"] else "L"
+        text += f" | I({variable.upper()};{symbol}) {', '.join(values)}"
     steps = max(row["steps"] for row in rows)
     return f"{text} | {steps} steps, {rows[0]['seconds']:.0f} s"

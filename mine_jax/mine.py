@@ -1,9 +1,12 @@
-"""MINE: statistics networks that climb the Donsker–Varadhan bound, one or a stack of them.
+"""MINE: statistics networks that climb a bound on the mutual information, one or a stack of them.
 
 A stack has a network for each pair of a name in `x` and a name in `z`. The first layers are as
 wide as their own input and are multiplied one by one; everything behind them has the same shape
 in all networks, is kept stacked and runs under `vmap`. All networks see the same samples in the
 same pairings (common random numbers), so that their values can be compared.
+
+Labels are arrays of dtype uint8, (n, classes), one-hot, on the side of z, for all networks of a
+stack or for none; their marginal is summed exactly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,25 +14,35 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
 
 from mine_jax import bounds
-from mine_jax.statistics_network import StatisticsNetwork
+from mine_jax.statistics_network import KINDS, StatisticsNetwork, Wrapped
 
 Array = jax.Array
 Arrays = Array | Mapping[str, Array]
 Pairs = tuple[tuple[str, str], ...]
+Inputs = tuple[Array, ...]
+
+NETWORKS = ("auto", "convolutional", *KINDS)
+REPORTED = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
 
 _SINGLE = "_"  # the name of an array that came without one
 _FIRST = ("x_first", "z_first")
+_FROZEN = ("maps", "mean", "gaussian")  # set in closed form, not trained
+_BLOCK = 256  # rows whose scores with all others are held at once
 
 _LEAST = {
     "hidden": 1,
     "depth": 1,
-    "products": 0,
+    "features": 1,
+    "canonical": 1,
     "batch_size": 2,
     "pairings": 1,
     "check_every": 1,
@@ -37,11 +50,11 @@ _LEAST = {
     "rate_falls": 0,
     "max_steps": 1,
     "folds": 2,
-    "report_pairings": 1,
     "stop_pairings": 1,
 }
 _RANGES = {
     "learning_rate": (lambda value: 0 < value < np.inf, "positive"),
+    "weight_decay": (lambda value: 0 <= value < np.inf, "at least 0"),
     "min_gain": (lambda value: 0 <= value < np.inf, "at least 0"),
     "partition_weight": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "average_decay": (lambda value: 0 <= value < 1, "in [0, 1)"),
@@ -53,18 +66,22 @@ class MineConfig:
     """How statistics networks are built, trained, stopped and judged. Hashable.
 
     Attributes:
-      hidden: width of the statistics network's hidden layers.
-      depth: number of its hidden layers.
-      products: number of its product features (see `StatisticsNetwork`).
+      network: "separable", "flat" or "convolutional"; "auto" to choose by the shapes of the data
+        (`estimator.choose_network`); or a Flax module of your own, `module(x, z) -> (n,)`.
+      bound: what is ascended, one of `bounds.BOUNDS`.
+      hidden: width of the hidden layers. The flat network, which has to make a pass for every
+        pair, has half of it.
+      depth: number of hidden layers.
+      features: length of a separable network's feature vectors.
+      canonical: most projections of the Gaussian part.
+      gaussian_start: set the Gaussian part in closed form from the training samples.
       batch_size: samples a step; all training samples if there are fewer.
-      pairings: permutations without fixed points a step, each giving batch_size marginal pairs.
-      joint_in_marginal: count a batch's joint pairs among its marginal ones, as they are in the
-        product of its empirical marginals (see `bounds.log_partition`). False is MINE as
-        published, which memorises wide inputs.
+      pairings: marginal pairs a sample and step, for networks that are not separable; a separable
+        one takes all pairs of the batch.
       learning_rate: Adam's rate at the start.
-      bias_corrected: use MINE's corrected gradient (Belghazi et al. 2018, eq. 12).
-      partition_weight: share of a new batch in the moving average of that gradient's partition
-        function.
+      weight_decay: of the weights, for each step and unit of the rate.
+      partition_weight: share of a new batch in the moving average of the partition function, for
+        `bound="mine"`.
       average_decay: decay, per step, of the running average of the weights. Values are those of
         the averaged network, whose scores do not jump from step to step.
       check_every: steps between two checks on the stopping samples.
@@ -75,18 +92,20 @@ class MineConfig:
       folds: number of equal parts of the samples, one of which reports.
       cross_fit: every part reports in its turn, on networks that were trained without it.
       stop_fraction: share of the samples that decides when to stop.
-      report_pairings: shifts over which the marginal pairs of a reported value are averaged.
-      stop_pairings: likewise for the checks on the stopping samples.
+      stop_pairings: marginal pairs for each stopping sample, for networks that are not separable.
     """
 
-    hidden: int = 64
+    network: str | nn.Module = "auto"
+    bound: str = "infonce"
+    hidden: int = 128
     depth: int = 2
-    products: int = 32
+    features: int = 32
+    canonical: int = 128
+    gaussian_start: bool = True
     batch_size: int = 256
-    pairings: int = 8
-    joint_in_marginal: bool = True
-    learning_rate: float = 3e-3
-    bias_corrected: bool = False
+    pairings: int = 4
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.5
     partition_weight: float = 0.01
     average_decay: float = 0.99
     check_every: int = 50
@@ -97,8 +116,7 @@ class MineConfig:
     folds: int = 5
     cross_fit: bool = True
     stop_fraction: float = 0.1
-    stop_pairings: int = 16
-    report_pairings: int = 64
+    stop_pairings: int = 64
 
     def __post_init__(self) -> None:
         problems = []
@@ -109,6 +127,12 @@ class MineConfig:
         for name, (holds, wanted) in _RANGES.items():
             if not holds(getattr(self, name)):
                 problems.append(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+        if self.bound not in bounds.BOUNDS:
+            problems.append(f"bound must be one of {bounds.BOUNDS}, got {self.bound!r}")
+        if not isinstance(self.network, nn.Module) and self.network not in NETWORKS:
+            problems.append(
+                f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
+            )
         if not problems and not 0 < self.stop_fraction < 1 - 1 / self.folds:
             problems.append(
                 f"stop_fraction must be in (0, 1 - 1/folds) = (0, {1 - 1 / self.folds:.3g}), got "
@@ -122,9 +146,22 @@ class MineConfig:
         if problems:
             raise ValueError("; ".join(problems))
 
-    def network(self) -> StatisticsNetwork:
-        """The statistics network that this configuration describes."""
-        return StatisticsNetwork(self.hidden, self.depth, self.products)
+    @property
+    def separable(self) -> bool:
+        """Whether all pairs of a batch cost one matrix product."""
+        return not isinstance(self.network, nn.Module) and self.network != "flat"
+
+    def module(self, canonical: int) -> nn.Module:
+        """The statistics network that this configuration describes.
+
+        Args:
+          canonical: the number of projections of its Gaussian part.
+        """
+        if isinstance(self.network, nn.Module):
+            return Wrapped(self.network)
+        kind = "separable" if self.separable else "flat"
+        hidden = self.hidden if self.separable else max(1, self.hidden // 2)
+        return StatisticsNetwork(kind, hidden, self.depth, self.features, canonical)
 
 
 class MineState(NamedTuple):
@@ -150,7 +187,7 @@ class MineInfo(NamedTuple):
     """What a step reports; for a stack every entry has the networks on its axis.
 
     Attributes:
-      bound: the batch's Donsker–Varadhan bound before the step, in nats.
+      bound: the batch's value of what is ascended, before the step, in nats.
       gradient_norm: norm of its gradient.
     """
 
@@ -167,7 +204,7 @@ class FitInfo(NamedTuple):
     Attributes:
       steps_at: number of steps at each check, (checks,).
       batch_nats: mean bound of the batches since the last check (nan at the first).
-      stop_nats: bound on the stopping samples.
+      stop_nats: bound on the stopping samples (see `fit`).
       chosen_step: the step at which the chosen state was reached, without the checks' axis.
       steps: the steps until the fit of each network had ended, without the checks' axis.
       converged: the stopping samples showed no more gain before `max_steps`, likewise.
@@ -191,29 +228,33 @@ def pairs_of(x: Arrays, z: Arrays) -> Pairs:
     return tuple((a, b) for a in sorted(_named(x)) for b in sorted(_named(z)))
 
 
-def init(key: Array, x: Arrays, z: Arrays, config: MineConfig) -> MineState:
+def init(
+    key: Array, x: Arrays, z: Arrays, config: MineConfig, pairs: Pairs | None = None
+) -> MineState:
     """Fresh networks for samples like these; only the widths of `x` and `z` matter.
 
     Args:
       key: a PRNG key.
-      x: (n, features), or a mapping of names to such arrays.
+      x: (n, features) or (n, h, w, c), or a mapping of names to such arrays.
       z: likewise. The stack has a network for each name in `x` with each name in `z`.
       config: the configuration.
+      pairs: the (x name, z name) of the networks instead of all combinations.
 
     Returns:
       The state of the stack (of one network for arrays).
 
     Raises:
-      ValueError: if an array is not of shape (n, features).
+      ValueError: if an array has another shape.
     """
+    pairs = pairs or pairs_of(x, z)
     x, z = _named(x), _named(z)
-    _check_shapes(x, z)
-    network = config.network()
+    _check_shapes(x, z, pairs)
+    module = _module(x, z, pairs, config)
 
     def one(key: Array, a: str, b: str) -> dict:
-        return network.init(key, jnp.zeros(x[a].shape[1:]), jnp.zeros(z[b].shape[1:]))["params"]
+        samples = (jnp.zeros((1, *side.shape[1:]), jnp.float32) for side in (x[a], z[b]))
+        return module.init(key, *samples).get("params", {})
 
-    pairs = pairs_of(x, z)
     params = [
         one(k, *pair) for k, pair in zip(jax.random.split(key, len(pairs)), pairs, strict=True)
     ]
@@ -234,7 +275,7 @@ def step(
 
     Args:
       state: from `init` or an earlier step.
-      key: a PRNG key, for the permutations without fixed points that give the marginal pairs.
+      key: a PRNG key, for the order in which samples are paired.
       x: the batch, (b, features), or a mapping of names to such arrays.
       z: its partners, likewise.
       config: the configuration (static under `jit`).
@@ -246,19 +287,25 @@ def step(
       ValueError: if the shapes do not fit one another or the state.
     """
     named_x, named_z = _named(x), _named(z)
-    _check_shapes(named_x, named_z)
-    _check_state(state, named_x, named_z)
+    pairs = pairs_of(x, z)
+    _check_shapes(named_x, named_z, pairs)
+    _check_state(state, named_x, named_z, pairs)
     order = jax.random.permutation(key, _rows(named_x))
     shuffled_x = {name: value[order] for name, value in named_x.items()}
     shuffled_z = {name: value[order] for name, value in named_z.items()}
-    pairs = pairs_of(x, z)
     rate = jnp.full(len(pairs), config.learning_rate)
-    state, info = _update(state, shuffled_x, shuffled_z, rate, pairs, config)
+    weights = _class_weights(named_z, pairs)
+    state, info = _update(state, shuffled_x, shuffled_z, weights, rate, pairs, config)
     return state, info if _is_stack(x, z) else jax.tree.map(lambda leaf: leaf[0], info)
 
 
 def evaluate(
-    state: MineState, key: Array, x: Arrays, z: Arrays, config: MineConfig
+    state: MineState,
+    key: Array,
+    x: Arrays,
+    z: Arrays,
+    config: MineConfig,
+    form: str = "donsker_varadhan",
 ) -> bounds.HeldOut:
     """The bound of the averaged networks on samples that they should not have seen.
 
@@ -268,21 +315,24 @@ def evaluate(
       x: (n, features), or a mapping of names to such arrays.
       z: likewise.
       config: the configuration.
+      form: "donsker_varadhan" or "infonce", see `bounds.held_out`; with `bound="nwj"` the value
+        is NWJ's whatever this says.
 
     Returns:
-      Value and standard error in nats, () each, or (networks,) for a stack; see
-      `bounds.held_out`.
+      Value and standard error in nats, () each, or (networks,) for a stack.
 
     Raises:
-      ValueError: if the shapes do not fit, or n < 2.
+      ValueError: if the shapes do not fit, n < 2, or the form is unknown.
     """
+    if form not in REPORTED:
+        raise ValueError(f"form must be one of {REPORTED}, got {form!r}")
     named_x, named_z = _named(x), _named(z)
-    _check_shapes(named_x, named_z)
-    _check_state(state, named_x, named_z)
+    pairs = pairs_of(x, z)
+    _check_shapes(named_x, named_z, pairs)
+    _check_state(state, named_x, named_z, pairs)
     rows = jax.random.permutation(key, _rows(named_x))
-    value = _evaluate_rows(
-        state, named_x, named_z, rows, config.report_pairings, pairs_of(x, z), config
-    )
+    values = _evaluate_rows(state, named_x, named_z, rows, None, pairs, config)
+    value = values[REPORTED.index(form)]
     return value if _is_stack(x, z) else jax.tree.map(lambda leaf: leaf[0], value)
 
 
@@ -295,10 +345,13 @@ def fit(
     stop_rows: Array,
     config: MineConfig,
     on_progress: Callable[[int, int, FitInfo], None] | None = None,
+    pairs: Pairs | None = None,
 ) -> tuple[MineState, FitInfo]:
     """Train until the stopping samples show no more gain; return the state that they chose.
 
-    Every `check_every` steps the bound of the averaged weights is taken on the stopping samples.
+    Every `check_every` steps the averaged weights are judged on the stopping samples: by the
+    larger of its Donsker–Varadhan and its InfoNCE form, the latter alone where the former passes
+    ln of the number of reporting samples, since it then hangs on single pairs.
     A network that has not gained for `patience` checks goes back to its best state and goes on
     at a third of the rate; after `rate_falls` of those it has converged and stays as it is.
     Networks decide each for themselves; the fit ends with the last of them.
@@ -306,13 +359,14 @@ def fit(
     Args:
       state: from `init`, or from an earlier fit (a warm start). With folds, all its leaves have a
         leading axis of folds.
-      key: a PRNG key.
+      key: a PRNG key; with folds, (folds,) keys do too.
       x: all samples, (n, features), or a mapping of names to such arrays.
       z: likewise.
       train_rows: rows to train on, (m,), or (folds, m) to train a set of networks for each fold.
       stop_rows: rows that decide when to stop, (s,) or (folds, s), in random order.
       config: the configuration.
       on_progress: called after each check with the steps done, `max_steps` and the report so far.
+      pairs: the (x name, z name) of the networks; default: all combinations.
 
     Returns:
       The chosen state of each network, and the report.
@@ -320,10 +374,10 @@ def fit(
     Raises:
       ValueError: if shapes do not fit, or there are fewer than 2 rows of either kind.
     """
-    pairs, stacked = pairs_of(x, z), _is_stack(x, z)
+    pairs, stacked = pairs or pairs_of(x, z), _is_stack(x, z)
     x, z = _named(x), _named(z)
-    _check_shapes(x, z)
-    _check_state(state, x, z)
+    _check_shapes(x, z, pairs)
+    _check_state(state, x, z, pairs)
     folded = np.ndim(train_rows) == 2
     if (
         np.ndim(stop_rows) != np.ndim(train_rows)
@@ -336,51 +390,95 @@ def fit(
     if not folded:
         state = jax.tree.map(lambda leaf: leaf[None], state)
         train_rows, stop_rows = train_rows[None], stop_rows[None]
-    rows = jnp.asarray(train_rows), jnp.asarray(stop_rows)
-    shape = (rows[0].shape[0], len(pairs))
+    keys = key if jnp.ndim(key) else jax.random.split(key, len(train_rows)) if folded else key[None]
+    best, info = _fit(
+        state, keys, np.asarray(train_rows), np.asarray(stop_rows), x, z, config, on_progress, pairs
+    )
 
-    progress = _start(state, x, z, rows[1], pairs, config)
-    batch, stop = [np.full(shape, np.nan, np.float32)], [np.asarray(progress.best_nats)]
+    def shaped(values: np.ndarray) -> np.ndarray:
+        values = values if stacked else values[..., 0]
+        return values if folded else np.moveaxis(values, -2 if stacked else -1, 0)[0]
+
+    info = FitInfo(info.steps_at, *(shaped(values) for values in info[1:]))
+    return best if folded else jax.tree.map(lambda leaf: leaf[0], best), info
+
+
+def _fit(
+    state: MineState,
+    keys: Array,
+    train_rows: np.ndarray,
+    stop_rows: np.ndarray,
+    x: Mapping[str, Array],
+    z: Mapping[str, Array],
+    config: MineConfig,
+    on_progress: Callable[[int, int, FitInfo], None] | None,
+    pairs: Pairs,
+) -> tuple[MineState, FitInfo]:
+    """The loop of `fit`: folds in front of all that has folds."""
+    shape = (len(keys), len(pairs))
+    generators = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in keys]
+    stop_rows = jnp.asarray(stop_rows)
+    nats = np.asarray(judge(state, x, z, stop_rows, pairs, config))
+    best, batch, stop = state, [np.full(shape, np.nan, np.float32)], [nats]
+    best_nats = np.where(np.isfinite(nats), nats, -np.inf)
+    best_step, waited, falls, steps = (np.zeros(shape, np.int32) for _ in range(4))
+    done = np.zeros(shape, bool)
     chunks = -(-config.max_steps // config.check_every)
 
     def report() -> FitInfo:
-        def shaped(values: Any) -> np.ndarray:
-            values = np.asarray(values)
-            values = values if stacked else values[..., 0]
-            return values if folded else np.moveaxis(values, -2 if stacked else -1, 0)[0]
-
         return FitInfo(
             steps_at=np.arange(len(stop)) * config.check_every,
-            batch_nats=shaped(batch),
-            stop_nats=shaped(stop),
-            chosen_step=shaped(progress.best_step),
-            steps=shaped(progress.steps),
-            converged=shaped(progress.done),
-            finite=shaped(np.isfinite(stop).all(0)),
+            batch_nats=np.stack(batch),
+            stop_nats=np.stack(stop),
+            chosen_step=best_step,
+            steps=steps,
+            converged=done,
+            finite=np.isfinite(stop).all(0),
         )
 
     for chunk in range(chunks):
-        progress, batch_nats, stop_nats = _chunk(
-            progress, jax.random.fold_in(key, chunk), x, z, *rows, pairs=pairs, config=config
+        rate = np.where(done, 0, config.learning_rate / 3.0**falls).astype(np.float32)
+        batches = np.stack(
+            [_batches(*fold, config) for fold in zip(generators, train_rows, strict=True)]
         )
+        state, batch_nats = _chunk(state, rate, batches, x, z, pairs, config)
+        nats = np.asarray(judge(state, x, z, stop_rows, pairs, config))
+        # The running average of a network that has ended still moves; its value does not.
+        nats = np.where(done, best_nats, nats)
+        steps = steps + np.where(done, 0, config.check_every).astype(np.int32)
+        better = ~done & (nats > best_nats)
+        gained = ~done & (nats > best_nats + config.min_gain)
+        waited = np.where(gained, 0, waited + 1)
+        # A bound that is no longer finite never recovers by itself: do not wait.
+        tired = ~done & ((waited >= config.patience) | ~np.isfinite(nats))
+        if better.any():
+            best = choose(better, state, best)
+        if tired.any():
+            state = choose(tired, best, state)
+        best_nats = np.where(better, nats, best_nats)
+        best_step = np.where(better, steps, best_step)
+        waited = np.where(tired, 0, waited)
+        done = done | (tired & (falls >= config.rate_falls))
+        falls = falls + (tired & (falls < config.rate_falls))
         batch.append(np.asarray(batch_nats))
-        stop.append(np.asarray(stop_nats))
+        stop.append(nats)
         if on_progress is not None:
             on_progress((chunk + 1) * config.check_every, chunks * config.check_every, report())
-        if bool(progress.done.all()):
+        if done.all():
             break
-    best = progress.best if folded else jax.tree.map(lambda leaf: leaf[0], progress.best)
     return best, report()
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(jax.jit, static_argnames=("pairings", "pairs", "config"))
 def evaluate_rows(
     state: MineState,
     x: Mapping[str, Array],
     z: Mapping[str, Array],
     rows: Array,
+    pairs: Pairs,
     config: MineConfig,
-) -> bounds.HeldOut:
+    pairings: int | None = None,
+) -> tuple[bounds.HeldOut, bounds.HeldOut]:
     """`evaluate` for a stack with folds, each on rows of its own that are in random order.
 
     Args:
@@ -388,15 +486,27 @@ def evaluate_rows(
       x: all samples, a mapping of names to (n, features).
       z: likewise.
       rows: (folds, r).
+      pairs: the (x name, z name) of the networks.
       config: the configuration.
+      pairings: how many others each sample is paired with; default: all.
 
     Returns:
-      Value and standard error, (folds, networks), and influence, (folds, networks, r).
+      In the two forms of `REPORTED`: value and standard error, (folds, networks), and influence,
+      (folds, networks, r).
     """
-    pairs = pairs_of(x, z)
-    return jax.vmap(lambda s, r: _evaluate_rows(s, x, z, r, config.report_pairings, pairs, config))(
-        state, rows
+    # One fold at a time: a block of scores for each would need their memory all at once.
+    return jax.lax.map(
+        lambda fold: _evaluate_rows(fold[0], x, z, fold[1], pairings, pairs, config), (state, rows)
     )
+
+
+def judge(
+    state: MineState, x: dict, z: dict, rows: Array, pairs: Pairs, config: MineConfig
+) -> Array:
+    """The stopping criterion (see `fit`) on rows (folds, s): (folds, networks)."""
+    pairings = None if config.separable else config.stop_pairings
+    forms = evaluate_rows(state, x, z, rows, pairs, config, pairings)
+    return better_form(forms[0].nats, forms[1].nats, _rows(x), config)
 
 
 def select(state: MineState, network: int, *, folds: bool = False) -> MineState:
@@ -471,132 +581,83 @@ def join(states: Sequence[MineState], *, folds: bool = False) -> MineState:
     )
 
 
-class _Progress(NamedTuple):
-    """A fit between two checks; leaves have the axes (folds, networks) in front."""
-
-    state: MineState
-    best: MineState
-    best_nats: Array
-    best_step: Array
-    waited: Array
-    falls: Array
-    done: Array
-    steps: Array
-
-
-@partial(jax.jit, static_argnames=("pairs", "config"))
-def _start(
-    state: MineState, x: dict, z: dict, stop_rows: Array, pairs: Pairs, config: MineConfig
-) -> _Progress:
-    """The state before the first step, judged on the stopping samples."""
-    judge = partial(
-        _evaluate_rows, x=x, z=z, pairings=config.stop_pairings, pairs=pairs, config=config
-    )
-    nats = jax.vmap(lambda s, rows: judge(s, rows=rows).nats)(state, stop_rows)
-    zeros = jnp.zeros(nats.shape, jnp.int32)
-    return _Progress(
-        state=state,
-        best=state,
-        best_nats=jnp.where(jnp.isfinite(nats), nats, -jnp.inf),
-        best_step=zeros,
-        waited=zeros,
-        falls=zeros,
-        done=jnp.zeros(nats.shape, bool),
-        steps=zeros,
-    )
-
-
 @partial(jax.jit, static_argnames=("pairs", "config"))
 def _chunk(
-    progress: _Progress,
-    key: Array,
+    state: MineState,
+    rate: Array,
+    batches: Array,
     x: dict,
     z: dict,
-    train_rows: Array,
-    stop_rows: Array,
     pairs: Pairs,
     config: MineConfig,
-) -> tuple[_Progress, Array, Array]:
-    """`check_every` steps of all folds and networks, and a check on the stopping samples."""
+) -> tuple[MineState, Array]:
+    """A step for each of `batches` (folds, steps, b) at the rates (folds, networks)."""
+    weights = _class_weights(z, pairs)
 
-    def one_fold(progress: _Progress, key: Array, train: Array, stop: Array) -> tuple:
-        rate = config.learning_rate * 3.0 ** -progress.falls.astype(jnp.float32)
-        rate = jnp.where(progress.done, 0.0, rate)
-
+    def one_fold(state: MineState, rate: Array, batches: Array) -> tuple[MineState, Array]:
         def body(state: MineState, rows: Array) -> tuple[MineState, Array]:
             batch_x = {name: value[rows] for name, value in x.items()}
             batch_z = {name: value[rows] for name, value in z.items()}
-            state, info = _update(state, batch_x, batch_z, rate, pairs, config)
+            state, info = _update(state, batch_x, batch_z, weights, rate, pairs, config)
             return state, info.bound
 
-        batches = train[_batches(key, train.shape[0], config)]
-        state, batch_nats = jax.lax.scan(body, progress.state, batches)
-        nats = _evaluate_rows(state, x, z, stop, config.stop_pairings, pairs, config).nats
-        # The running average of a network that has ended still moves; its value does not.
-        nats = jnp.where(progress.done, progress.best_nats, nats)
-        return _decide(progress, state, nats, config), jnp.mean(batch_nats, 0), nats
+        state, batch_nats = jax.lax.scan(body, state, batches)
+        return state, jnp.mean(batch_nats, 0)
 
-    keys = jax.random.split(key, train_rows.shape[0])
-    return jax.vmap(one_fold)(progress, keys, train_rows, stop_rows)
+    return jax.vmap(one_fold)(state, rate, batches)
 
 
-def _decide(progress: _Progress, state: MineState, nats: Array, config: MineConfig) -> _Progress:
-    """After a check of one fold: keep the best state, wait, lower the rate or end."""
-    running = ~progress.done
-    steps = progress.steps + jnp.where(running, config.check_every, 0)
-    better = running & (nats > progress.best_nats)
-    gained = running & (nats > progress.best_nats + config.min_gain)
-    waited = jnp.where(gained, 0, progress.waited + 1)
-    # A bound that is no longer finite never recovers by itself: do not wait.
-    tired = running & ((waited >= config.patience) | ~jnp.isfinite(nats))
-    best = _where(better, state, progress.best)
-    return _Progress(
-        state=_where(tired, best, state),
-        best=best,
-        best_nats=jnp.where(better, nats, progress.best_nats),
-        best_step=jnp.where(better, steps, progress.best_step),
-        waited=jnp.where(tired, 0, waited),
-        falls=progress.falls + (tired & (progress.falls < config.rate_falls)),
-        done=progress.done | (tired & (progress.falls >= config.rate_falls)),
-        steps=steps,
-    )
+@jax.jit
+def choose(chosen: Array, new: MineState, old: MineState) -> MineState:
+    """The new state of the chosen networks, (folds, networks), the old one of the others."""
+    return jax.vmap(where)(chosen, new, old)
 
 
-def _batches(key: Array, n: int, config: MineConfig) -> Array:
-    """Positions of `check_every` batches, (check_every, b): passes over all n in random order."""
+def _batches(generator: np.random.Generator, rows: np.ndarray, config: MineConfig) -> np.ndarray:
+    """Rows of `check_every` batches, (check_every, b): passes over all rows in random order."""
+    n = len(rows)
     size = min(config.batch_size, n)
     a_pass = n // size
     passes = -(-config.check_every // a_pass)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, passes))
-    return orders[:, : a_pass * size].reshape(-1, size)[: config.check_every]
+    orders = [generator.permutation(n)[: a_pass * size] for _ in range(passes)]
+    return rows[np.concatenate(orders).reshape(-1, size)[: config.check_every]]
 
 
 def _update(
-    state: MineState, x: dict, z: dict, rate: Array, pairs: Pairs, config: MineConfig
+    state: MineState,
+    x: dict,
+    z: dict,
+    weights: tuple | None,
+    rate: Array,
+    pairs: Pairs,
+    config: MineConfig,
 ) -> tuple[MineState, MineInfo]:
     """One step of a stack on a batch in random order; `rate` is (networks,)."""
-    shifts = tuple(range(1, min(config.pairings, _rows(x) - 1) + 1))
 
     def loss(params: dict) -> tuple[Array, tuple[Array, Array]]:
-        joint, pairings = _scores(params, x, z, shifts, pairs, config)
-        partition = bounds.log_partition if config.joint_in_marginal else _plain_partition
-        batch = jax.vmap(partition)(joint, pairings)
-        bound = jnp.mean(joint, axis=1) - batch
-        average = jax.vmap(
-            partial(
-                bounds.update_log_partition,
+        scores = _scores(params, x, z, weights, pairs, config)
+        axes = bounds.Scores(0, 0, 0, None, None if weights is None else 0)
+
+        def one(scores: bounds.Scores, average: Array) -> tuple[Array, Array]:
+            average = bounds.update_log_partition(
+                average,
+                bounds.log_partition(scores),
                 weight=config.partition_weight,
                 first=state.steps == 0,
             )
-        )(state.log_partition, batch)
-        objective = bound
-        if config.bias_corrected:
-            objective = jax.vmap(bounds.bias_corrected)(joint, batch, average)
-        return -jnp.sum(objective), (bound, average)
+            return bounds.objective(config.bound, scores, average), average
 
-    gradient, (bound, log_partition) = jax.grad(loss, has_aux=True)(state.params)
+        values, average = jax.vmap(one, in_axes=(axes, 0))(scores, state.log_partition)
+        return -jnp.sum(values), (values, average)
+
+    gradient, (values, log_partition) = jax.grad(loss, has_aux=True)(state.params)
     norm = jnp.sqrt(_square_norms(gradient))
     direction, opt_state = _adam().update(gradient, state.opt_state)
+    direction = jax.tree_util.tree_map_with_path(
+        lambda path, change, old: change + (0 if _frozen(path) else config.weight_decay) * old,
+        direction,
+        state.params,
+    )
     params = _map_networks(
         lambda rate, old, change: old - rate * change, rate, state.params, direction
     )
@@ -604,47 +665,114 @@ def _update(
         lambda old, new: new + config.average_decay * (old - new), state.average, params
     )
     state = MineState(params, average, opt_state, log_partition, state.steps + 1)
-    return state, MineInfo(bound, norm)
+    return state, MineInfo(values, norm)
 
 
-def _plain_partition(t_joint: Array, t_pairings: Array) -> Array:
-    del t_joint
-    return bounds.log_mean_exp(t_pairings)
+def _frozen(path: tuple) -> bool:
+    return any(getattr(entry, "key", None) in _FROZEN for entry in path)
 
 
 def _scores(
-    params: dict, x: dict, z: dict, shifts: tuple[int, ...], pairs: Pairs, config: MineConfig
-) -> tuple[Array, Array]:
-    """T on the joint, (networks, b), and on shifted partners, (networks, shifts, b)."""
-    network = config.network()
-    x_codes, z_codes = _encode(params, x, z, pairs, config)
+    params: dict, x: dict, z: dict, weights: Array | None, pairs: Pairs, config: MineConfig
+) -> bounds.Scores:
+    """The batch's scores with the networks on the first axis; `weights` are of the classes."""
+    module = _module(x, z, pairs, config)
+    x_codes, z_codes = _encode(params, x, z, module, pairs)
+    n = _rows(x)
+    if weights is not None:
+        classes = _encode_classes(params, z, module, pairs)
+        rows = _apply(module, params, "pairs", x_codes, classes)
+        joint = jnp.sum(rows * jnp.stack([z[b] for _, b in pairs]), axis=-1)
+        return bounds.Scores(joint, rows, rows, float(rows.shape[-1]), weights)
+    if config.separable:
+        scores = _apply(module, params, "pairs", x_codes, z_codes)
+        own = jnp.eye(n, dtype=bool)
+        others = jnp.where(own, -jnp.inf, scores)
+        joint = jnp.diagonal(scores, axis1=1, axis2=2)
+        return bounds.Scores(joint, others, others.transpose(0, 2, 1), float(n - 1))
+    shifts = range(min(config.pairings, n - 1) + 1)
+    joint, *others = (
+        _apply(module, params, "score", x_codes, _rolled(z_codes, -shift)) for shift in shifts
+    )
+    columns = [jnp.roll(row, shift, axis=1) for shift, row in enumerate(others, 1)]
+    return bounds.Scores(joint, jnp.stack(others, -1), jnp.stack(columns, -1), float(len(others)))
 
-    def paired(trunk: dict, x_code: Array, z_code: Array) -> Array:
-        return network.apply({"params": trunk}, x_code, z_code, method="score")
 
-    # One matrix product a pairing: on a CPU faster than one over a stacked copy of all pairings.
-    scores = [
-        jax.vmap(paired)(params["trunk"], x_codes, jnp.roll(z_codes, -shift, axis=1))
-        for shift in (0, *shifts)
-    ]
-    return scores[0], jnp.stack(scores[1:], axis=1)
+def _module(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> nn.Module:
+    return config.module(canonical_width(x, z, pairs, config))
 
 
-def _encode(
-    params: dict, x: dict, z: dict, pairs: Pairs, config: MineConfig
-) -> tuple[Array, Array]:
-    """The first layers of every network on its own inputs, (networks, b, width) each."""
+def canonical_width(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> int:
+    """Projections of a stack's Gaussian part: as many as its pairs can use; classes for labels."""
 
-    def encode(side: str, inputs: list[Array]) -> Array:
-        method = f"encode_{side}"
-        return jnp.stack(
-            [
-                config.network().apply({"params": {f"{side}_first": first}}, value, method=method)
-                for first, value in zip(params[f"{side}_first"], inputs, strict=True)
-            ]
-        )
+    def width(side: Array) -> int:
+        return int(np.prod(side.shape[1:]))
 
-    return encode("x", [x[a] for a, _ in pairs]), encode("z", [z[b] for _, b in pairs])
+    if any(is_labels(z[b]) for _, b in pairs):
+        return max(width(z[b]) for _, b in pairs)
+    return min(config.canonical, max(min(width(x[a]), width(z[b])) for a, b in pairs))
+
+
+def _apply(module: nn.Module, params: dict, method: str, x_codes: Any, z_codes: Any) -> Any:
+    """A method of the trunk for every network of the stack."""
+    return jax.vmap(lambda trunk, a, b: module.apply({"params": trunk}, a, b, method=method))(
+        params["trunk"], x_codes, z_codes
+    )
+
+
+def _rolled(codes: Array, shift: int | Array) -> Array:
+    return jnp.roll(codes, shift, axis=1)
+
+
+def _encode(params: dict, x: dict, z: dict, module: nn.Module, pairs: Pairs) -> tuple[Array, Array]:
+    """The first layers of every network on its own inputs, (networks, n, width) each."""
+    return (
+        _encode_side("x", params, [x[a] for a, _ in pairs], module),
+        _encode_side("z", params, [z[b] for _, b in pairs], module),
+    )
+
+
+def _encode_classes(params: dict, z: dict, module: nn.Module, pairs: Pairs) -> Array:
+    """The first layers of z on each of its values once, (networks, classes, width)."""
+    values = [jnp.eye(z[b].shape[1]) for _, b in pairs]
+    return _encode_side("z", params, values, module)
+
+
+def _encode_side(side: str, params: dict, inputs: list[Array], module: nn.Module) -> Array:
+    return jnp.stack(
+        [
+            module.apply(
+                {"params": {f"{side}_first": first}},
+                value.astype(jnp.float32),
+                method=f"encode_{side}",
+            )
+            for first, value in zip(params[f"{side}_first"], inputs, strict=True)
+        ]
+    )
+
+
+def _class_weights(z: dict, pairs: Pairs) -> Array | None:
+    """The logs of the classes' shares in all samples, (networks, classes); None for numbers."""
+    if not any(is_labels(z[b]) for _, b in pairs):
+        return None
+    shares = jnp.stack([jnp.mean(z[b], axis=0, dtype=jnp.float32) for _, b in pairs])
+    return jnp.log(shares)
+
+
+def better_form(
+    donsker_varadhan: ArrayLike, infonce: ArrayLike, n: int, config: MineConfig
+) -> np.ndarray:
+    """The value on stopping samples in the form that they choose.
+
+    Args:
+      donsker_varadhan: the value in that form.
+      infonce: the value in the other.
+      n: the number of all samples.
+      config: the configuration; its folds give the number of reporting samples.
+    """
+    donsker_varadhan, infonce = np.asarray(donsker_varadhan), np.asarray(infonce)
+    trusted = np.isfinite(donsker_varadhan) & (donsker_varadhan <= np.log(n // config.folds))
+    return np.where(trusted, np.maximum(donsker_varadhan, infonce), infonce)
 
 
 @partial(jax.jit, static_argnames=("pairings", "pairs", "config"))
@@ -653,26 +781,107 @@ def _evaluate_rows(
     x: dict,
     z: dict,
     rows: Array,
-    pairings: int,
+    pairings: int | None,
     pairs: Pairs,
     config: MineConfig,
-) -> bounds.HeldOut:
-    """`bounds.held_out` of the averaged networks on these rows, which are in random order."""
-    n = rows.shape[0]
-    shifts = jnp.asarray(_spread(n, pairings))
+) -> tuple[bounds.HeldOut, bounds.HeldOut]:
+    """The averaged networks on these rows, in random order, in the forms of `REPORTED`.
+
+    All pairs of the rows are taken, or as many for each row as `pairings` says.
+    """
+    weights = _class_weights(z, pairs)
     x = {name: value[rows] for name, value in x.items()}
     z = {name: value[rows] for name, value in z.items()}
-    x_codes, z_codes = _encode(state.average, x, z, pairs, config)
+    params, module = state.average, _module(x, z, pairs, config)
+    x_codes, z_codes = _encode(params, x, z, module, pairs)
+    nwj = config.bound == "nwj"
+    if weights is not None:
+        scores = _scores(params, x, z, weights, pairs, config)
+        judge = partial(bounds.held_out_discrete, bound=config.bound)
+        value = jax.vmap(judge)(scores.joint, scores.rows, weights)
+        return value, value
+    if pairings is not None:
+        sums = _sums_of_shifts(params, x_codes, z_codes, module, pairings)
+    else:
+        sums = _sums_of_pairs(params, x_codes, z_codes, module, config.separable)
+    forms = ("nwj", "nwj") if nwj else REPORTED
+    axes = bounds.Sums(0, 0, 0, 0, 0, None)
+    return tuple(
+        jax.vmap(partial(bounds.held_out, bound=form), in_axes=(axes,))(sums) for form in forms
+    )
+
+
+def _sums_of_shifts(
+    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, pairings: int
+) -> bounds.Sums:
+    """Of each sample with itself and with at most `pairings` others."""
+    n = x_codes.shape[1]
+    shifts = jnp.asarray(_spread(n, pairings))
 
     def shifted(shift: Array) -> Array:
-        partners = jnp.roll(z_codes, -shift, axis=1)
-        return jax.vmap(
-            lambda trunk, a, b: config.network().apply({"params": trunk}, a, b, method="score")
-        )(state.average["trunk"], x_codes, partners)
+        return _apply(module, params, "score", x_codes, _rolled(z_codes, -shift))
 
-    # One pairing at a time: all at once would need pairings × networks × n × hidden numbers.
-    scores = jax.lax.map(shifted, jnp.concatenate([jnp.zeros(1, shifts.dtype), shifts]))
-    return jax.vmap(bounds.held_out, in_axes=(0, 1, None))(scores[0], scores[1:], shifts)
+    joint = shifted(jnp.zeros((), shifts.dtype))
+    others = jax.lax.map(shifted, shifts)  # one pairing at a time, for memory's sake
+
+    def back(values: Array) -> Array:
+        """From the x of each pair to its z."""
+        return jax.vmap(lambda row, shift: jnp.roll(row, shift, axis=1))(values, shifts)
+
+    rows = logsumexp(others, axis=0)
+    full = jnp.logaddexp(rows + np.log((n - 1) / len(shifts)), joint)
+    return bounds.Sums(
+        joint=joint,
+        rows=rows,
+        columns=logsumexp(back(others), axis=0),
+        squares=logsumexp(2 * others, axis=(0, 2)),
+        as_negative=jnp.sum(jnp.exp(back(others - full)), axis=0) * (n - 1) / len(shifts),
+        others=jnp.asarray(float(len(shifts))),
+    )
+
+
+def _sums_of_pairs(
+    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, separable: bool
+) -> bounds.Sums:
+    """Of each sample with itself and all others, block by block of rows."""
+    n = x_codes.shape[1]
+    size = min(n, _BLOCK if separable else 8)
+    blocks = -(-n // size)
+    if separable:
+        (f, a), (g, b) = _apply(module, params, "features_of", x_codes, z_codes)
+        left = jnp.concatenate([f, a[..., None], jnp.ones_like(a)[..., None]], axis=-1)
+        right = jnp.concatenate([g, jnp.ones_like(b)[..., None], b[..., None]], axis=-1)
+    else:
+        left, right = x_codes, z_codes
+    joint = _apply(module, params, "score", x_codes, z_codes)
+    positions = jnp.arange(blocks * size).reshape(blocks, size)
+
+    def block(rows: Array) -> tuple:
+        there = left[:, jnp.minimum(rows, n - 1)]
+        if separable:
+            scores = jnp.einsum("kif,kjf->kij", there, right)
+        else:
+            scores = _apply(module, params, "pairs", there, right)
+        counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
+        scores = jnp.where(counts, scores, -jnp.inf)
+        row_sums = logsumexp(scores, axis=2)
+        full = jnp.logaddexp(row_sums, joint[:, jnp.minimum(rows, n - 1)])
+        return (
+            row_sums,
+            logsumexp(scores, axis=1),
+            logsumexp(2 * scores, axis=(1, 2)),
+            jnp.sum(jnp.exp(scores - full[..., None]), axis=1),
+        )
+
+    rows, columns, squares, as_negative = jax.lax.map(block, positions)
+    return bounds.Sums(
+        joint=joint,
+        rows=rows.transpose(1, 0, 2).reshape(joint.shape[0], -1)[:, :n],
+        columns=logsumexp(columns, axis=0),
+        squares=logsumexp(squares, axis=0),
+        as_negative=jnp.sum(as_negative, axis=0),
+        others=jnp.asarray(float(n - 1)),
+    )
 
 
 def _spread(n: int, pairings: int) -> np.ndarray:
@@ -688,7 +897,7 @@ def _adam() -> optax.GradientTransformation:
 def _stack(params: list[dict]) -> dict:
     """Networks' parameters as one pytree: ragged first layers, stacked trunk."""
     trunks = [{name: value for name, value in p.items() if name not in _FIRST} for p in params]
-    firsts = {side: tuple(p[side] for p in params) for side in _FIRST}
+    firsts = {side: tuple(p.get(side, {}) for p in params) for side in _FIRST}
     return {**firsts, "trunk": jax.tree.map(lambda *leaves: jnp.stack(leaves), *trunks)}
 
 
@@ -731,7 +940,7 @@ def _square_norms(stack: dict) -> Array:
     return jnp.stack(firsts) + sum(trunk)
 
 
-def _where(chosen: Array, new: MineState, old: MineState) -> MineState:
+def where(chosen: Array, new: MineState, old: MineState) -> MineState:
     """The new state of the chosen networks, (networks,), the old one of the others."""
     choose = partial(_map_networks, jnp.where, chosen)
     return MineState(
@@ -755,20 +964,35 @@ def _rows(named: dict[str, Array]) -> int:
     return next(iter(named.values())).shape[0]
 
 
-def _check_shapes(x: dict[str, Array], z: dict[str, Array]) -> None:
+def is_labels(samples: Array) -> bool:
+    """Whether prepared samples are labels: one-hot, uint8."""
+    return samples.dtype == jnp.uint8
+
+
+def _check_shapes(x: dict[str, Array], z: dict[str, Array], pairs: Pairs) -> None:
     shapes = [np.shape(value) for value in (*x.values(), *z.values())]
     rows = {shape[0] for shape in shapes if shape}
-    if any(len(shape) != 2 for shape in shapes) or len(rows) != 1 or min(rows) < 2:
+    if any(len(shape) not in (2, 4) for shape in shapes) or len(rows) != 1 or min(rows) < 2:
         raise ValueError(
-            "x and z must be (n, features) with the same n >= 2 (lower_bound takes other shapes "
-            f"and labels); got {shapes}"
+            "x and z must be (n, features) or (n, h, w, c) with the same n >= 2 (lower_bound takes "
+            f"other shapes and labels); got {shapes}"
+        )
+    if any(is_labels(x[a]) for a, _ in pairs) or len({is_labels(z[b]) for _, b in pairs}) != 1:
+        raise ValueError(
+            "labels (uint8, one-hot) belong into z, and a stack takes only labels or only numbers "
+            f"there; got x {[str(v.dtype) for v in x.values()]} and "
+            f"z {[str(v.dtype) for v in z.values()]}"
         )
 
 
-def _check_state(state: MineState, x: dict[str, Array], z: dict[str, Array]) -> None:
-    got = [tuple(first["kernel"].shape[-2] for first in state.params[side]) for side in _FIRST]
-    pairs = pairs_of(x, z)
-    wanted = [tuple(x[a].shape[1] for a, _ in pairs), tuple(z[b].shape[1] for _, b in pairs)]
+def _check_state(state: MineState, x: dict, z: dict, pairs: Pairs) -> None:
+    if not any(state.params["x_first"]):
+        return  # a module of the user's, which checks for itself
+    got = [tuple(first["mean"].shape[-1] for first in state.params[side]) for side in _FIRST]
+    wanted = [
+        tuple(int(np.prod(side[name].shape[1:])) for name in names)
+        for side, names in zip((x, z), zip(*pairs, strict=True), strict=True)
+    ]
     if got != wanted:
         raise ValueError(
             f"the state's networks take {got[0]} columns of x and {got[1]} of z, but these samples "

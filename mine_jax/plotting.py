@@ -20,6 +20,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 __all__ = ["accuracy", "information_plane", "mi_over_epochs"]
@@ -77,15 +78,17 @@ def information_plane(records: Rows, config: Mapping[str, Any], path: str | os.P
     """Draws I(X; L) against I(Y; L), one path for each layer, coloured by epoch.
 
     With several seeds each is a thin line and their mean carries the markers. Exact values, where
-    the records have them, are hollow markers. Values that are not finite are left out. The
-    vertical axis is stretched near H(Y) where most values lie there, and says so.
+    the records have them, are a second path beside a layer's own, dashed, with hollow markers of
+    the same shape and colours. Values that are not finite are left out. The vertical axis is
+    stretched near H(Y) where most values lie there, and says so.
 
     Args:
         records: rows of `records.jsonl`, in nats: `seed, epoch, layer, variable ("x" or "y"),
             mi_nats, stderr, ceiling_nats, reference_nats, converged`. Layers are taken in order of
             first appearance; of two rows for the same value the later one counts.
         config: `dataset`, `probe_size`, `report_size`, `seed`, `class_entropy_nats` (H(Y)), and
-            `notice`, put above the figure unless empty.
+            `notice`, put above the figure unless empty. For layers that are observed with noise
+            also `noise_std`, and `noise`, "relative" or "absolute".
         path: file to write, its suffix naming the format (PNG where there is none). It is replaced
             only once the new figure is complete.
 
@@ -99,6 +102,9 @@ def mi_over_epochs(
     records: Rows, training: Rows, config: Mapping[str, Any], path: str | os.PathLike
 ) -> None:
     """Draws I(X; L), I(Y; L) and the test accuracy against the epoch, a panel each.
+
+    Exact values, where the records have them, are dashed lines with hollow markers in the colour
+    of their layer.
 
     Args:
         records: as for `information_plane`.
@@ -154,7 +160,7 @@ def _plane_figure(records: Rows, config: Mapping[str, Any]) -> Figure:
     ax = fig.add_subplot()
     drawn = np.concatenate([mi, exact[None]])
     _draw_ceiling(ax, "x", drawn[..., 0], stderr[..., 0], table, config)
-    label = "I({}; L), Donsker–Varadhan estimate (nats)"
+    label = f"I({{}}; {_symbol(config)}), estimate (nats)"
     _draw_class_entropy(ax, drawn[..., 1], stderr[..., 1], config, label.format("Y"))
     ax.set_xlabel(label.format("X"), fontsize=_NORMAL)
     _style(ax)
@@ -190,7 +196,9 @@ def _plane_figure(records: Rows, config: Mapping[str, Any]) -> Figure:
         # Repeated, so that a name rather crosses a line than hides a marker.
         paths += [np.repeat(points, 4, axis=0), truths]
     if np.isfinite(exact).all(-1).any():
-        _legend(ax, {"estimate": {"color": _GREY, "marker": "o"}} | _EXACT_KEY)
+        keys = {"estimate": {"color": _GREY, "marker": "o"}} | _EXACT_KEY
+        # A line higher than elsewhere, as the ceiling's label is right above these axes.
+        _legend(ax, keys, rise=_SMALL + 4)
     if len(table.epochs) > 1:
         bar = fig.colorbar(ScalarMappable(norm, _EPOCH_COLOURS), ax=ax, pad=0.03, aspect=30)
         bar.locator = MaxNLocator(integer=True)
@@ -213,7 +221,7 @@ def _epochs_figure(records: Rows, training: Rows, config: Mapping[str, Any]) -> 
     panels = fig.subplots(len(ratios), sharex=True, height_ratios=ratios)
     drawn = np.concatenate([table.mi, exact[None]])
     _draw_ceiling(panels[0], "y", drawn[..., 0], stderr[..., 0], table, config)
-    label = "I({}; L)\nDV estimate (nats)"
+    label = f"I({{}}; {_symbol(config)})\nestimate (nats)"
     _draw_class_entropy(panels[1], drawn[..., 1], stderr[..., 1], config, label.format("Y"))
     panels[0].set_ylabel(label.format("X"), fontsize=_NORMAL)
 
@@ -515,6 +523,12 @@ def _figure(
         caption += f" Epoch {table.epochs[0]:g} only."
     if len(seeds) > 1:
         caption += " Thin lines: single seeds."
+    if config.get("noise_std"):
+        caption += (
+            f" T: the layer with Gaussian noise, σ = {config['noise_std']:g}"
+            + (" × root mean variance of its units" * (config.get("noise") == "relative"))
+            + f". Exact values: of the {config['probe_size']:,} samples alone."
+        )
     if unfinished := sum(not row["converged"] for row in records):
         caption += f" Not converged: {unfinished} of {len(records)} estimates."
     if names := [layer for layer, gone in zip(table.layers, lost, strict=True) if gone]:
@@ -626,6 +640,11 @@ def _stretched_ticks(ax: Axes, low: float, high: float, centre: float) -> list[f
     return sorted(ticks)
 
 
+def _symbol(config: Mapping[str, Any]) -> str:
+    """Returns what is drawn: L, or T where the layers are observed with noise."""
+    return "T" if config.get("noise_std") else "L"
+
+
 def _look(i: int) -> tuple[str, Any]:
     """Returns marker and line style of the i-th layer, the same in all figures."""
     return _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)]
@@ -645,13 +664,15 @@ def _plot(ax: Axes, x: Array, y: Array, **style: object) -> None:
     ax.plot(x[ok], y[ok], **style)
 
 
-def _legend(ax: Axes, labels: Mapping[str, Mapping[str, Any]]) -> None:
-    """Explains lines, given as label to style, above the axes at the left."""
+def _legend(ax: Axes, labels: Mapping[str, Mapping[str, Any]], rise: float = 0.0) -> None:
+    """Explains lines, given as label to style, `rise` points above the axes at the left."""
     legend = ax.legend(
         [Line2D([], [], markersize=4, linewidth=1.0, **style) for style in labels.values()],
         list(labels),
         loc="lower left",
         bbox_to_anchor=(0, 1),
+        bbox_transform=ax.transAxes
+        + ScaledTranslation(0, rise / 72, ax.get_figure().dpi_scale_trans),
         borderaxespad=0.3,
         borderpad=0,
         ncols=5,

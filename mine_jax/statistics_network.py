@@ -1,73 +1,212 @@
-"""The statistics network T(x, z) as a Flax module."""
+"""The statistics network T(x, z) as a Flax module.
+
+Every network is cut the same way: a first layer for each side that is as wide as its data
+(`encode_x`, `encode_z`), and a trunk that has the same shape for all data and combines the codes
+(`score`, `pairs`). The first layers are computed once for a sample; the trunks of many networks can
+be stacked and run under `vmap`.
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+KINDS = ("separable", "flat")
 
 
-class Products(nn.Module):
-    """Σ α·uv − β·u² − γ·v² over the last axis, with weights that start at zero."""
+class First(nn.Module):
+    """One side's first layer: `hidden` units of its own, then `canonical` linear projections.
+
+    Vectors come with their squares, so that a dependence of scales is as easy to see as one of
+    values. Images (h, w, c) go through two convolutions whose stride is their kernel size, which
+    are matrix products on every backend. The projections are set in closed form
+    (`MineConfig.canonical`) and not trained.
+
+    Attributes:
+      hidden: number of units.
+      canonical: number of projections.
+    """
+
+    hidden: int
+    canonical: int
 
     @nn.compact
-    def __call__(self, u: jax.Array, v: jax.Array) -> jax.Array:
-        """From (…, features) each, broadcast against one another, to (…)."""
-        shape = (u.shape[-1],)
-        cross = self.param("cross", nn.initializers.zeros, shape)
-        u_square = self.param("u_square", nn.initializers.zeros, shape)
-        v_square = self.param("v_square", nn.initializers.zeros, shape)
-        return (u * v) @ cross - (u * u) @ u_square - (v * v) @ v_square
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """From (n, features) or (n, h, w, c) to (n, hidden + canonical)."""
+        n = values.shape[0]
+        flat = values.reshape(n, -1)
+        if values.ndim == 4:
+            code = nn.silu(nn.Dense(16, name="conv1")(_patches(values, 4)))
+            code = nn.silu(nn.Dense(32, name="conv2")(_patches(code, 2)))
+            code = code.reshape(n, -1)
+        else:
+            code = jnp.concatenate([flat, 0.7 * (flat * flat - 1)], axis=-1)
+        code = nn.Dense(self.hidden, name="dense")(code)
+        zeros = nn.initializers.zeros
+        mean = self.param("mean", zeros, (flat.shape[-1],))
+        maps = self.param("maps", zeros, (flat.shape[-1], self.canonical))
+        mean, maps = jax.lax.stop_gradient((mean, maps))
+        return jnp.concatenate([code, (flat - mean) @ maps], axis=-1)
+
+
+class GaussianPart(nn.Module):
+    """Σ α·uv − β·u² − γ·v² of canonical projections: the log density ratio of a Gaussian pair.
+
+    Zero at first, set in closed form, and not trained.
+    """
+
+    canonical: int
+
+    def setup(self) -> None:
+        """Name the weights; Flax calls it."""
+        shape = (self.canonical,)
+        self.cross = self.param("cross", nn.initializers.zeros, shape)
+        self.u_square = self.param("u_square", nn.initializers.zeros, shape)
+        self.v_square = self.param("v_square", nn.initializers.zeros, shape)
+
+    def terms(self, u: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """α·u, and the two sums of squares: (…, canonical), (…), (…)."""
+        cross, u_square, v_square = jax.lax.stop_gradient(
+            (self.cross, self.u_square, self.v_square)
+        )
+        return u * cross, (u * u) @ u_square, (v * v) @ v_square
 
 
 class StatisticsNetwork(nn.Module):
-    """T(x, z): a multilayer perceptron of both arguments, plus products of linear features.
+    """T(x, z): a Gaussian part in closed form plus a neural part, which starts at zero.
 
-    The first layer is linear in (x, z), so that it splits into a part for x and a part for z. Each
-    is computed once for a sample (`encode_x`, `encode_z`) and then combined (`score`) with its
-    own partner for the joint and with others for the marginals. Inputs are divided by the root of
-    their number and meet weights of unit variance, so that one learning rate serves a label as
-    well as a layer of thousands of units (Jacot et al. 2018, section 3).
-
-    A multilayer perceptron of the sum learns functions of x − z readily and functions of x·z
-    poorly; the products α·uv − β·u² − γ·v² of linear features u(x), v(z) cover the second kind
-    (the log density ratio of a Gaussian pair is exactly of this form). All weights of the last
-    layer start at zero, so that T = 0 and the bound is 0 before training.
+    The neural part is either
+    * "separable": f(x)·g(z) + a(x) + b(z) with a multilayer perceptron for each side. All pairs of
+      a batch cost one matrix product. Whatever is a Gaussian pair behind maps of each side for
+      itself has a log density ratio of exactly this form.
+    * "flat": a multilayer perceptron of the sum of both first layers, which are those of the
+      concatenation (x, z) (Belghazi et al. 2018). It represents sharp edges in x − z, and costs a
+      pass for every pair.
 
     Attributes:
-      hidden: width of the perceptron's hidden layers.
-      depth: number of its hidden layers, the shared first one included.
-      products: number of product features; 0 leaves them out.
+      kind: one of `KINDS`.
+      hidden: width of the hidden layers.
+      depth: number of hidden layers, the first one included.
+      features: length of f and g ("separable").
+      canonical: number of projections of the Gaussian part.
     """
 
-    hidden: int = 64
+    kind: str = "separable"
+    hidden: int = 128
     depth: int = 2
-    products: int = 32
+    features: int = 32
+    canonical: int = 32
 
     def setup(self) -> None:
         """Name the layers; Flax calls it."""
-        width = self.hidden + self.products
-        self.x_first = nn.Dense(width, kernel_init=nn.initializers.normal(1.0))
-        self.z_first = nn.Dense(width, kernel_init=nn.initializers.normal(1.0), use_bias=False)
-        self.layers = [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
-        self.last = nn.Dense(1, kernel_init=nn.initializers.zeros)
-        self.product = Products()
+        self.x_first = First(self.hidden, self.canonical)
+        self.z_first = First(self.hidden, self.canonical)
+        self.gaussian = GaussianPart(self.canonical)
+        inner = range(self.depth - 1)
+        if self.kind == "flat":
+            self.layers = [nn.Dense(self.hidden) for _ in inner]
+            self.last = nn.Dense(1, kernel_init=nn.initializers.zeros)
+        else:
+            self.x_layers = [nn.Dense(self.hidden) for _ in inner]
+            self.z_layers = [nn.Dense(self.hidden) for _ in inner]
+            # One side's last layer starts at zero, so that T is the Gaussian part; with both at
+            # zero no gradient would reach either.
+            small = nn.initializers.variance_scaling(0.09, "fan_in", "normal")
+            self.x_last = nn.Dense(self.features + 1, kernel_init=nn.initializers.zeros)
+            self.z_last = nn.Dense(self.features + 1, kernel_init=small)
 
     def encode_x(self, x: jax.Array) -> jax.Array:
-        """The part of the first layer that depends on x: (…, features) to (…, width)."""
-        return self.x_first(x / x.shape[-1] ** 0.5)
+        """The first layer of x: (n, …) to (n, hidden + canonical)."""
+        return self.x_first(x)
 
     def encode_z(self, z: jax.Array) -> jax.Array:
-        """The part of the first layer that depends on z: (…, features) to (…, width)."""
-        return self.z_first(z / z.shape[-1] ** 0.5)
+        """The first layer of z: (n, …) to (n, hidden + canonical)."""
+        return self.z_first(z)
 
     def score(self, x_code: jax.Array, z_code: jax.Array) -> jax.Array:
-        """T of encoded samples that broadcast against one another: (…, width) to (…)."""
-        activation = nn.relu(x_code[..., : self.hidden] + z_code[..., : self.hidden])
-        for layer in self.layers:
-            activation = nn.relu(layer(activation))
-        scores = self.last(activation)[..., 0]
-        if self.products:
-            scores += self.product(x_code[..., self.hidden :], z_code[..., self.hidden :])
-        return scores
+        """T of codes that broadcast against one another: (…, width) to (…)."""
+        if self.kind == "separable":
+            (f, a), (g, b) = self.features_of(x_code, z_code)
+            return jnp.sum(f * g, axis=-1) + a + b
+        cross, x_square, z_square = self._gaussian(x_code, z_code)
+        gaussian = jnp.sum(cross * z_code[..., self.hidden :], axis=-1) - x_square - z_square
+        return gaussian + self._joint_part(x_code[..., : self.hidden] + z_code[..., : self.hidden])
+
+    def pairs(self, x_codes: jax.Array, z_codes: jax.Array) -> jax.Array:
+        """T of every x with every z: (n, width) and (m, width) to (n, m)."""
+        if self.kind == "separable":
+            (f, a), (g, b) = self.features_of(x_codes, z_codes)
+            return f @ g.T + a[:, None] + b[None, :]
+        return self.score(x_codes[:, None, :], z_codes[None, :, :])
 
     def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        """T(x_i, z_i) in nats for samples of shape (…, features): (…)."""
+        """T(x_i, z_i) in nats for samples (n, features) or (n, h, w, c): (n,)."""
         return self.score(self.encode_x(x), self.encode_z(z))
+
+    def _gaussian(self, x_code: jax.Array, z_code: jax.Array) -> tuple:
+        return self.gaussian.terms(x_code[..., self.hidden :], z_code[..., self.hidden :])
+
+    def features_of(self, x_code: jax.Array, z_code: jax.Array) -> tuple:
+        """Each side's long feature vector and its own term; T is f·g + a + b."""
+        cross, x_square, z_square = self._gaussian(x_code, z_code)
+        x_part = self.x_last(_perceptron(x_code[..., : self.hidden], self.x_layers))
+        z_part = self.z_last(_perceptron(z_code[..., : self.hidden], self.z_layers))
+        f = jnp.concatenate([x_part[..., :-1], cross], axis=-1)
+        g = jnp.concatenate([z_part[..., :-1], z_code[..., self.hidden :]], axis=-1)
+        return (f, x_part[..., -1] - x_square), (g, z_part[..., -1] - z_square)
+
+    def _joint_part(self, code: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            code = layer(nn.relu(code))
+        return self.last(nn.relu(code))[..., 0]
+
+
+class Wrapped(nn.Module):
+    """A module of the user's, `module(x, z) -> (n,)`, in the form of a statistics network.
+
+    Attributes:
+      module: takes n samples of x and of z as they were prepared, and returns n scores.
+    """
+
+    module: Any
+
+    def encode_x(self, x: jax.Array) -> jax.Array:
+        """The samples themselves."""
+        return x
+
+    def encode_z(self, z: jax.Array) -> jax.Array:
+        """The samples themselves."""
+        return z
+
+    def score(self, x: jax.Array, z: jax.Array) -> jax.Array:
+        """T(x_i, z_i): (n, …) and (n, …) to (n,)."""
+        return self.module(x, z)
+
+    def pairs(self, x: jax.Array, z: jax.Array) -> jax.Array:
+        """T of every x with every z, (n, m)."""
+        n, m = x.shape[0], z.shape[0]
+        scores = self.module(jnp.repeat(x, m, axis=0), jnp.tile(z, (n, *[1] * (z.ndim - 1))))
+        return scores.reshape(n, m)
+
+    def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
+        """T(x_i, z_i): (n,)."""
+        return self.module(x, z)
+
+
+def _perceptron(code: jax.Array, layers: list) -> jax.Array:
+    # The last activation is bounded: unbounded features let single pairs run away.
+    for i, layer in enumerate(layers):
+        code = layer(nn.silu(code))
+        if i + 1 == len(layers):
+            return jnp.tanh(code)
+    return jnp.tanh(code)
+
+
+def _patches(images: jax.Array, size: int) -> jax.Array:
+    """Tiles of size × size pixels, zero-padded: (n, h, w, c) to (n, h', w', size² c)."""
+    n, height, width, channels = images.shape
+    rows, columns = -(-height // size), -(-width // size)
+    padding = ((0, 0), (0, rows * size - height), (0, columns * size - width), (0, 0))
+    tiles = jnp.pad(images, padding).reshape(n, rows, size, columns, size, channels)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, size * size * channels)

@@ -26,6 +26,11 @@ def row(layer, variable, nats, drop=None, drop_stderr=None, **changes):
     } | changes
 
 
+def noisy(layer, variable, nats, reference, drop=None, drop_stderr=None, **changes):
+    noise = {"noise_std": 0.5, "reference_nats": reference, "reference_stderr": 0.0}
+    return row(layer, variable, nats, drop, drop_stderr, **{**noise, "network": layer, **changes})
+
+
 def found(*rows):
     result = diagnostics.findings(rows, LAYERS, H_Y)
     json.dumps(result, allow_nan=False)  # what findings.json needs
@@ -85,3 +90,100 @@ def test_values_that_are_not_finite_are_listed_and_not_judged():
     assert [r["layer"] for r in result["not_finite"]] == ["a"]
     assert result["inequality"] == []
     assert "1 of 2 values not finite" in text
+
+
+def test_without_noise_the_inequality_is_a_theorem():
+    result, text = found(row("a", "y", 2.2), row("b", "y", 2.1, 0.1, 0.01, noise_std=0.0))
+    assert result["inequality_is_theorem"] is True
+    assert "a theorem for the true values" in text
+    assert "noise that is passed on to the next layer" in text
+    assert "exact value" not in text
+    assert result["above_reference"] == result["below_reference"] == []
+
+
+def test_values_of_later_networks_are_counted_and_their_equality_is_said():
+    result, text = found(
+        row("a", "y", 2.1, network="b", own_nats=1.9),
+        row("b", "y", 2.1, 0.0, 0.0, network="b", own_nats=2.1),
+        row("a", "x", 3.0, network="a", own_nats=3.0),
+        row("b", "x", 2.0, 1.0, 0.1, network="b", own_nats=2.0),
+    )
+    assert result["from_later_network"] == [
+        {"seed": 0, "epoch": 4, "layer": "a", "variable": "y"}
+        | {"network": "b", "mi_nats": 2.1, "own_nats": 1.9}
+    ]
+    assert "1 of 4 values come from a later layer's statistics network" in text
+    assert [test["same_network"] for test in result["inequality"]] == [True, False]
+    assert "I(Y;L) held in 1 of 1 tests. In 1 both values come from the same network" in text
+    assert "I(X;L) held in 1 of 1 tests. In" not in text
+    _, text = found(row("a", "x", 3.0, network="a", own_nats=3.0))
+    assert "come from a later" not in text
+
+
+def test_with_noise_the_inequality_is_none():
+    result, text = found(
+        noisy("a", "x", 1.0, 1.0),
+        noisy("b", "x", 1.5, 1.5, -0.5, 0.01),
+        noisy("a", "y", 1.0, 1.0),
+        noisy("b", "y", 1.2, 0.9, -0.2, 0.01),
+    )
+    assert result["inequality_is_theorem"] is False
+    assert "is not a theorem for the noisy layers" in text
+    assert "deterministic" not in text
+    assert "held" not in text
+    assert "broken" not in text
+    assert [test["reference_drop_nats"] for test in result["inequality"]] == pytest.approx(
+        [-0.5, 0.1]
+    )
+    for symbol, rise in (("X", 1), ("Y", 0)):
+        sentence = f"I({symbol};T) did not rise with depth in 0 of 1 tests; where they rose, "
+        assert f"{sentence}the exact values rise too in {rise} of 1." in text
+    assert "Every I(Y;T) lies within" in text
+
+
+@pytest.mark.parametrize(
+    ("nats", "stderr", "reference_stderr", "above"),
+    [
+        (1.06, 0.0, 0.0, True),
+        (1.04, 0.0, 0.0, False),
+        (1.12, 0.02, 0.0, True),
+        (1.10, 0.02, 0.0, False),
+        (1.16, 0.03, 0.04, False),  # 0.05 + 3 · 0.05
+        (1.21, 0.03, 0.04, True),
+    ],
+)
+def test_values_above_the_reference(nats, stderr, reference_stderr, above):
+    result, text = found(
+        noisy("a", "x", nats, 1.0, stderr=stderr, reference_stderr=reference_stderr)
+    )
+    assert bool(result["above_reference"]) is above
+    claim = "0.05 nats and 3 standard errors above"
+    assert f"1 of 1 are more than {claim} their exact value, which no lower" in text or not above
+    assert f"None is more than {claim} its exact value." in text or above
+    if above:
+        assert result["above_reference"][0]["reference_nats"] == 1.0
+        assert "no lower bound can be: I(X;a) at epoch 4." in text
+
+
+@pytest.mark.parametrize(
+    ("nats", "reference", "below"),
+    [(1.89, 2.0, True), (1.91, 2.0, False), (0.0, 0.03, False), (-0.01, 0.0, False)],
+)
+def test_values_below_the_reference(nats, reference, below):
+    result, text = found(noisy("a", "y", nats, reference))
+    assert bool(result["below_reference"]) is below
+    assert ("1 of 1 are more than 5% below their exact value: I(Y;a)" in text) is below
+    assert ("None is more than 5% below" in text) is not below
+
+
+def test_how_much_of_the_exact_values_is_reached():
+    result, text = found(
+        noisy("a", "x", 5.0, 10.0),
+        noisy("b", "x", 3.6, 4.0, 1.0, 0.1),
+        noisy("a", "y", 1.0, 1.0),
+        noisy("b", "y", None, 1.0, stderr=None),
+    )
+    assert "3 of 3 values have an exact value beside them, of which they reach 90% (median)" in text
+    assert "(1 of them have an exact value above their ceiling)" in text
+    assert [r["layer"] for r in result["below_reference"]] == ["a", "b"]
+    assert [r["variable"] for r in result["not_finite"]] == ["y"]

@@ -1,11 +1,11 @@
 """The experiment through its real entry point, on a tiny mock data set."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from mine_jax import datasets, estimator, information_plane, mine, records
+from mine_jax import bounds, datasets, estimator, exact, information_plane, mine, records
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "info_plane.py"
 FILES = {
@@ -37,6 +37,10 @@ RECORD = {
     "train_nats": float,
     "ceiling_nats": float,
     "reference_nats": type(None),
+    "reference_stderr": type(None),
+    "noise_std": float,
+    "network": str,
+    "own_nats": float,
     "steps": int,
     "converged": bool,
     "warm_start": bool,
@@ -57,11 +61,11 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("info_plane", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["info_plane"] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as for a script that is run
+        import info_plane
+
+        yield info_plane
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +110,10 @@ def test_the_run_folder_is_what_others_rely_on(run, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert config["dataset"] == "mock"
     assert config["settings"]["hidden"] == 16
+    # What no flag says is the library's.
+    assert config["settings"]["patience"] == information_plane.ROUND.patience
+    assert config["mine"]["learning_rate"] == information_plane.ROUND.learning_rate
+    assert (config["noise_std"], config["noise"]) == (0.0, "relative")
     assert config["probe_size"] == 400
     assert {"jax", "flax", "python"} <= set(config["versions"])
 
@@ -124,6 +132,12 @@ def test_the_run_folder_is_what_others_rely_on(run, capsys):
         assert row["ceiling_nats"] == pytest.approx(math.log(80))
         assert row["warm_start"] is (row["epoch"] > 0)
         assert row["mi_nats"] <= row["ceiling_nats"]
+        assert row["noise_std"] == 0
+        assert row["network"] in ("softmax", row["layer"])
+        if row["network"] == row["layer"]:
+            assert row["mi_nats"] == row["own_nats"]
+        else:
+            assert row["drop_nats"] is None
         if row["variable"] == "y":
             assert row["mi_nats"] <= config["class_entropy_nats"] + 2 * row["stderr"]
             assert row["mi_nats"] >= -2 * row["stderr"]
@@ -137,6 +151,34 @@ def test_the_run_folder_is_what_others_rely_on(run, capsys):
     assert "Final test accuracy" in printed
     sentences = json.loads((folder / "findings.json").read_text())["sentences"]
     assert all(sentence in printed for sentence in sentences)
+
+
+def test_a_run_with_noise_has_exact_values_beside_the_estimates(run, capsys):
+    noise = ("--noise_std=0.1", "--noise=absolute")
+    folder = run("noisy", "--epochs=1", *noise)
+    assert {path.name for path in folder.iterdir()} == FILES
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["noise_std"], config["noise"]) == (0.1, "absolute")
+    found = rows(folder)
+    keys = [(row["epoch"], row["variable"], row["layer"]) for row in found]
+    assert keys == [(e, v, n) for e in (0, 1) for v in "xy" for n in ("relu3", "softmax")]
+    for row in found:
+        assert row["noise_std"] == 0.1
+        assert row["network"] == row["layer"]
+        assert row["reference_stderr"] < 0.1
+        margin = 0.05 + 3 * math.hypot(row["stderr"], row["reference_stderr"])
+        assert row["mi_nats"] < row["reference_nats"] + margin
+        assert 0 <= row["reference_nats"] < (math.log(400) if row["variable"] == "x" else 2.31)
+    # Four hundred images are told apart by the wide layer, and their labels with them.
+    assert found[0]["reference_nats"] > 3
+    printed = capsys.readouterr().out
+    assert "is not a theorem for the noisy layers" in printed
+    assert "have an exact value beside them" in printed
+    assert "deterministic" not in printed
+    # The noise of an epoch is the same in a run that was interrupted.
+    run("resumed", "--epochs=0", *noise)
+    resumed = run("resumed", "--epochs=1", "--resume", *noise)
+    assert without_times(resumed) == without_times(folder)
 
 
 def test_resume_gives_the_records_of_an_uninterrupted_run(run, monkeypatch, capsys):
@@ -188,12 +230,27 @@ def test_cold_start_fits_afresh(run):
 
 def test_every_wrong_flag_is_named_before_work_starts(run, tmp_path):
     with pytest.raises(SystemExit) as error:
-        run("bad", "--layers=relu3,foo", "--learning_rate=-1", "--hidden=0", "--epochs=-1")
-    for part in ("foo", "conv1", "-1.0", "hidden", "epochs", "got 0"):
+        run(
+            "bad",
+            *("--layers=relu3,foo", "--learning_rate=-1", "--hidden=0", "--epochs=-1"),
+            "--noise_std=-0.5",
+        )
+    for part in ("foo", "conv1", "-1.0", "hidden", "epochs", "got 0", "noise_std", "-0.5"):
         assert part in str(error.value)
     with pytest.raises(SystemExit, match="order of depth"):
         run("bad", "--layers=softmax,conv1")
     assert not (tmp_path / "bad").exists()
+
+
+def test_the_flags_offer_what_the_library_has(script):
+    assert script.BOUNDS == bounds.BOUNDS
+    for noise in script.NOISES:
+        assert information_plane.PlaneConfig(noise=noise).noise == noise
+    with pytest.raises(ValueError, match=r"noise must be one of .*got 'both'"):
+        information_plane.PlaneConfig(noise="both")
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="noise_std must be at least 0 and finite"):
+            information_plane.PlaneConfig(noise_std=bad)
 
 
 def script_output(*arguments):
@@ -245,25 +302,257 @@ def test_the_error_of_a_drop_is_that_of_paired_samples():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(600, 1))
     z = x + rng.normal(size=(600, 1))
-    layers = {"a": estimator.prepare(z), "b": estimator.prepare(2 * z + 1e-3 * x)}
+    # Observed ones, as their own networks are judged whatever the other's value is.
+    layers = {
+        name: information_plane.Observed(
+            estimator.prepare(x), estimator.prepare(value), 1.0, exact.NoisyLayer(0, 0, 0, 0, 0)
+        )
+        for name, value in (("a", z), ("b", 2 * z + 1e-3 * x))
+    }
     config = information_plane.PlaneConfig(
         layers=("a", "b"),
         mine=mine.MineConfig(hidden=16, max_steps=300, batch_size=128, cross_fit=False),
     )
-    found, _ = information_plane.measure(
-        {"x": estimator.prepare(x)}, layers, epoch=0, config=config, key=jax.random.key(0)
-    )
+    found, _ = information_plane.measure({}, layers, epoch=0, config=config, key=jax.random.key(0))
     assert found[0]["drop_nats"] is None
     # Nearly the same layer twice: the samples' luck is in both, the difference has little of it.
     assert found[1]["drop_stderr"] < 0.5 * found[1]["stderr"]
     assert abs(found[1]["drop_nats"]) < 4 * found[1]["drop_stderr"] + 0.02
 
 
-def test_entropy_and_probe_rows():
-    assert information_plane.entropy(jnp.array([0, 1, 2, 3])) == pytest.approx(math.log(4))
-    assert information_plane.entropy(np.zeros(5, int)) == 0
+def test_probe_rows_are_a_random_choice_that_the_seed_fixes():
     config = information_plane.PlaneConfig(probe_size=50, seed=3)
     chosen = information_plane.probe_rows(config, 100)
     assert len(set(chosen.tolist())) == 50
     assert chosen.max() > 60  # not the first rows
     np.testing.assert_array_equal(chosen, information_plane.probe_rows(config, 100))
+
+
+def estimate(nats=1.0, stop_nats=1.0, stop_stderr=0.1, *, influence=0.0, **changes):
+    values = {
+        "nats": nats,
+        "stderr": 0.02,
+        "train_nats": nats + 0.1,
+        "ceiling_nats": 5.0,
+        "steps": 100,
+        "converged": True,
+        "warnings": (f"about {nats}",),
+        "influence": np.linspace(0, influence, 12)[None],
+        "stop_nats": stop_nats,
+        "stop_stderr": stop_stderr,
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`measure` with estimates that the test makes up: rows by (variable, layer), and the call."""
+    call = {}
+
+    def measured(estimates, layers=("a", "b", "c"), variables=("x", "y"), config=None):
+        def lower_bounds(x, z, **arguments):
+            call.update(arguments, x=x, z=z)
+            arguments["on_progress"](1, 2, "some text")
+            return estimates, "the state"
+
+        monkeypatch.setattr(estimator, "lower_bounds", lower_bounds)
+        if not isinstance(layers, dict):
+            layers = {name: jnp.zeros((12, 2)) for name in layers}
+        found, state = information_plane.measure(
+            {variable: jnp.zeros((12, 1)) for variable in variables},
+            layers,
+            epoch=4,
+            config=config or information_plane.PlaneConfig(),
+            key=jax.random.key(0),
+        )
+        assert state == "the state"
+        return {(row["variable"], row["layer"]): row for row in found}, call
+
+    return measured
+
+
+def networks(rows, variable="x"):
+    return "".join(row["network"] for (v, _), row in rows.items() if v == variable)
+
+
+def test_a_later_network_serves_the_earlier_layers(measured):
+    estimates = {
+        # By the stopping samples: b is clearly better than c, a is not clearly better than b.
+        ("x", "a"): estimate(3.0, 2.05, steps=300, influence=1.0),
+        ("x", "b"): estimate(2.0, 2.0, influence=2.0),
+        ("x", "c"): estimate(1.0, 1.0, influence=0.5),
+        # The deepest network is the best one.
+        ("y", "a"): estimate(0.7, 0.7),
+        ("y", "b"): estimate(0.8, 0.8),
+        ("y", "c"): estimate(0.9, 0.9),
+    }
+    found, call = measured(estimates)
+    assert call["pairs"] == tuple((v, n) for v in "xy" for n in "abc")
+    assert list(found) == list(call["pairs"])
+    assert networks(found) == "bbc"
+    assert networks(found, "y") == "ccc"
+    first = found["x", "a"]
+    assert (first["mi_nats"], first["own_nats"], first["train_nats"]) == (2.0, 3.0, 2.1)
+    assert first["warnings"] == ["about 2.0"]
+    assert first["steps"] == 300  # of the fit that the layer itself had
+    # From the networks that are reported: the same one, then two different ones.
+    assert (found["x", "b"]["drop_nats"], found["x", "b"]["drop_stderr"]) == (0.0, 0.0)
+    assert found["x", "c"]["drop_nats"] == 1.0
+    spread = np.linspace(0, 2.0 - 0.5, 12).std(ddof=1) / math.sqrt(12)
+    assert found["x", "c"]["drop_stderr"] == pytest.approx(spread)
+    assert all(row["reference_nats"] is None for row in found.values())
+
+
+@pytest.mark.parametrize(
+    ("own", "stderr", "network"),
+    [(1.11, 0.1, "a"), (1.09, 0.1, "b"), (1.09, 0.05, "a"), (0.9, 0.1, "b"), (math.nan, 0.1, "b")],
+)
+def test_reporting_samples_have_no_part_in_the_choice(measured, own, stderr, network):
+    for reported in (-100.0, 0.0, 100.0, math.nan):
+        for other in (-100.0, 100.0):
+            estimates = {
+                ("x", "a"): estimate(reported, own, stderr),
+                ("x", "b"): estimate(other, 1.0, 10.0),
+            }
+            found, _ = measured(estimates, layers=("a", "b"), variables=("x",))
+            assert networks(found) == network + "b"
+
+
+def test_a_network_that_diverged_is_not_taken_over(measured):
+    estimates = {("x", "a"): estimate(0.5, 0.5), ("x", "b"): estimate(math.nan, math.nan)}
+    found, _ = measured(estimates, layers=("a", "b"), variables=("x",))
+    assert networks(found) == "ab"
+    assert (found["x", "a"]["mi_nats"], found["x", "b"]["mi_nats"]) == (0.5, None)
+
+
+def test_a_fit_that_was_cut_off_is_told_of_even_where_it_is_not_used(measured):
+    estimates = {
+        ("x", "a"): estimate(0.5, 0.5, converged=False, warnings=("Still gaining.",)),
+        ("x", "b"): estimate(1.0, 1.0, warnings=()),
+    }
+    found, _ = measured(estimates, layers=("a", "b"), variables=("x",))
+    assert found["x", "a"]["converged"] is False
+    assert found["x", "a"]["warnings"] == ["Its own network, which is not used: Still gaining."]
+    assert found["x", "b"]["converged"] is True
+
+
+def layer_of(n=300, units=6, seed=4):
+    rng = np.random.default_rng(seed)
+    scales = np.linspace(0.5, 3.0, units)
+    return (5 + scales * rng.normal(size=(n, units))).astype(np.float32), rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize(("noise", "noise_std"), [("relative", 0.5), ("absolute", 0.25)])
+def test_the_noise_of_a_layer(noise, noise_std):
+    values, labels = layer_of()
+    config = information_plane.PlaneConfig(noise_std=noise_std, noise=noise)
+    wanted = noise_std * (math.sqrt(values.var(axis=0).mean()) if noise == "relative" else 1)
+    shaped = values.reshape(300, 2, 3)
+    observed = information_plane.observe(jax.random.key(0), shaped, labels, config)
+    assert observed.noise_std == pytest.approx(wanted, rel=1e-5)
+    reference = exact.noisy_layer(jax.random.key(9), values, wanted, labels, draws=20)
+    for got, truth in zip(observed.reference[:4:2], reference[:4:2], strict=True):
+        assert got == pytest.approx(truth, abs=4 * observed.reference.x_stderr)
+    clean = np.asarray(observed.clean)
+    # One number divides all units, so that equal noise stays equal.
+    scale = values.std(axis=0) / clean.std(axis=0)
+    np.testing.assert_allclose(scale, scale[0], rtol=1e-4)
+    # The least squares of T on L, unit by unit, leave the noise.
+    noisy = np.asarray(observed.noisy)
+    slope = (clean * noisy).mean(axis=0) / (clean * clean).mean(axis=0)
+    left = (noisy - slope * clean).std(axis=0) / slope * scale
+    np.testing.assert_allclose(left, wanted, rtol=0.2)
+    residuals = (noisy - slope * clean) / (noisy - slope * clean).std(axis=0)
+    assert np.abs(residuals.T @ residuals / 300 - np.eye(6)).max() < 0.25
+    other = information_plane.observe(jax.random.key(1), values, labels, config)
+    assert np.abs(np.asarray(other.noisy) - noisy).max() > 0.1 * noisy.std()
+
+
+def test_a_layer_that_says_nothing_has_a_reference_of_zero():
+    config = information_plane.PlaneConfig(noise_std=0.5)
+    constant = np.full((50, 4), 2.0)
+    observed = information_plane.observe(jax.random.key(0), constant, np.arange(50) % 2, config)
+    assert observed.noise_std == 0.5
+    np.testing.assert_allclose(observed.reference[:4], 0, atol=1e-6)
+    bad = constant.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(ValueError, match="conv7 has a value that is not finite"):
+        information_plane.observe(jax.random.key(0), bad, np.arange(50) % 2, config, "conv7")
+
+
+def test_wide_layers_have_references_from_fewer_inputs(monkeypatch):
+    monkeypatch.setattr(information_plane, "_REFERENCE_ROWS", 40)
+    monkeypatch.setattr(information_plane, "_REFERENCE_ROWS_WIDE", 20)
+    config = information_plane.PlaneConfig(noise_std=1.0)
+    for units, rows_used in ((256, 40), (257, 20)):
+        values, labels = layer_of(60, units)
+        observed = information_plane.observe(jax.random.key(0), values, labels, config)
+        assert observed.reference.rows == rows_used
+
+
+def test_noisy_layers_are_judged_against_their_clean_selves_and_keep_their_networks(measured):
+    def observed(value):
+        clean, noisy = jnp.full((12, 3), value), jnp.full((12, 3), value + 0.5)
+        reference = exact.NoisyLayer(2.0 + value, 0.02, 1.0 + value, 0.01, 12)
+        return information_plane.Observed(clean, noisy, 0.25, reference)
+
+    estimates = {
+        ("x:a", "a"): estimate(1.0, 1.0),
+        ("x:b", "b"): estimate(3.0, 3.0),
+        ("y", "a"): estimate(0.5, 0.5),
+        ("y", "b"): estimate(0.9, 0.9),
+    }
+    layers = {"a": observed(0.0), "b": observed(0.25)}
+    found, call = measured(estimates, layers=layers)  # the images are there, and are not used
+    assert set(call["pairs"]) == set(estimates)
+    assert set(call["x"]) == {"x:a", "x:b", "y"}
+    assert call["x"]["x:b"] is layers["b"].clean
+    assert call["z"]["b"] is layers["b"].noisy
+    assert list(found) == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
+    assert networks(found) == networks(found, "y") == "ab"
+    wanted = {("x", "a"): (2.0, 0.02), ("x", "b"): (2.25, 0.02)}
+    wanted |= {("y", "a"): (1.0, 0.01), ("y", "b"): (1.25, 0.01)}
+    for place, row in found.items():
+        assert (row["reference_nats"], row["reference_stderr"]) == wanted[place]
+        assert row["noise_std"] == 0.25
+        assert row["mi_nats"] == row["own_nats"]
+    with pytest.raises(ValueError, match="all be observed with noise, or none"):
+        measured(estimates, layers={"a": layers["a"], "b": jnp.zeros((12, 3))})
+
+
+def test_each_layer_and_epoch_has_noise_of_its_own(monkeypatch):
+    """The same model at two epochs, and the same layer under two names."""
+
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, images, probes=()):
+            logits = nn.Dense(2)(images)
+            return (logits, {name: logits for name in probes}) if probes else logits
+
+    seen = []
+
+    def measure(variables, layers, **_):
+        seen.append((variables, layers))
+        return [], None
+
+    monkeypatch.setattr(information_plane, "measure", measure)
+    monkeypatch.setattr(information_plane, "_summary", lambda *_: "")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(60, 3)).astype(np.float32)
+    labels = rng.integers(0, 2, 60).astype(np.int32)
+    config = information_plane.PlaneConfig(
+        epochs=1,
+        probe_every=1,
+        layers=("a", "b"),
+        probe_size=60,
+        noise_std=0.5,
+        classifier=information_plane.ClassifierConfig(batch_size=60, learning_rate=1e-12),
+    )
+    for _ in range(2):
+        information_plane.run(Twice(), (images, labels), (images, labels), config)
+    assert [set(v) for v, _ in seen] == [{"y"}] * 4
+    draws = [np.asarray(layers[name].noisy) for _, layers in seen for name in "ab"]
+    for i, j in ((0, 1), (0, 2), (1, 3)):
+        assert np.abs(draws[i] - draws[j]).max() > 0.1
+    for first, again in zip(draws[:4], draws[4:], strict=True):
+        np.testing.assert_array_equal(first, again)

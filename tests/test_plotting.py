@@ -227,6 +227,82 @@ def test_exact_values_are_drawn_and_explained():
     assert any(np.array_equal(line.get_xydata(), wanted) for line in plane.axes[0].lines)
 
 
+def moving_truths():
+    records = make_records(exact=True)
+    for row in records:
+        row["reference_nats"] += 0.02 * row["epoch"] + 0.05 * LAYERS.index(row["layer"])
+    return records
+
+
+def test_the_exact_path_is_dashed_and_hollow_beside_the_estimated_one():
+    ax = plotting._plane_figure(moving_truths(), CONFIG).axes[0]
+    for i in range(len(LAYERS)):
+        at = 0.02 * np.array([0, 4, 8]) + 0.05 * i
+        truth = np.stack([6.1 + at, 2.1 + at], -1)
+        lines = [line for line in ax.lines if np.shape(line.get_xydata()) == truth.shape]
+        (line,) = (line for line in lines if np.allclose(line.get_xydata(), truth))
+        assert line.is_dashed()
+        markers = [m for m in ax.collections if np.allclose(m.get_offsets(), truth)]
+        assert len(markers) == 1
+        filled = [m for m in ax.collections if np.array_equal(_shape(m), _shape(markers[0]))]
+        assert len(filled) == 2  # the same shape for the layer's estimates, in the same colours
+        own = next(m for m in filled if m is not markers[0])
+        np.testing.assert_array_equal(markers[0].get_edgecolors(), own.get_facecolors())
+        np.testing.assert_array_equal(markers[0].get_facecolors(), [[1, 1, 1, 1]])
+
+
+def _shape(collection):
+    paths = collection.get_paths()
+    return paths[0].vertices if len(paths) == 1 else np.zeros(0)
+
+
+def test_exact_values_over_epochs_are_dashed_in_the_colour_of_their_layer():
+    figure = plotting._epochs_figure(moving_truths(), TRAINING, CONFIG)
+    for ax, start in zip(figure.axes[:2], (6.1, 2.1), strict=True):
+        lines = [line for line in ax.lines if line.get_marker() in plotting._MARKERS]
+        hollow = [line for line in lines if line.get_markerfacecolor() == "white"]
+        filled = [line for line in lines if line.get_markerfacecolor() != "white"]
+        assert len(hollow) == len(LAYERS)
+        for i, line in enumerate(hollow):
+            truth = start + 0.02 * np.array([0, 4, 8]) + 0.05 * i
+            np.testing.assert_allclose(line.get_ydata(), truth)
+            assert line.is_dashed()
+        of_layers = [(line.get_color(), line.get_marker()) for line in hollow]
+        assert set(of_layers) == {(line.get_color(), line.get_marker()) for line in filled}
+        assert len(set(of_layers)) == len(LAYERS)
+
+
+def test_the_legend_and_the_labels_above_the_plane_are_apart():
+    records = moving_truths()
+    for row in records:
+        row["reference_nats"] *= 1.7 if row["variable"] == "x" else 1  # ceiling in the middle
+    plane = plotting._plane_figure(records, {**CONFIG, "notice": "Something is to be said."})
+    plane.draw_without_rendering()
+    ax = plane.axes[0]
+    (ceiling,) = (t for t in ax.texts if t.get_text().startswith("ceiling"))
+    above = [ax.get_legend().get_window_extent(), Text.get_window_extent(ceiling)]
+    above.append(next(t for t in plane.texts if "said" in t.get_text()).get_window_extent())
+    for i, box in enumerate(above):
+        assert not any(box.overlaps(other) for other in above[:i])
+
+
+@pytest.mark.parametrize(
+    ("noise", "unit"), [("relative", " × root mean variance"), ("absolute", "")]
+)
+def test_noise_is_named(noise, unit):
+    config = {**CONFIG, "noise_std": 0.25, "noise": noise}
+    for figure in figures(make_records(exact=True), config=config):
+        words = all_text(figure)
+        assert f"σ = 0.25{unit or '.'}" in words
+        assert "Exact values: of the 10,000 samples alone." in words
+        assert "I(X; T)" in words
+        assert "I(Y; T)" in words
+        assert "; L)" not in words
+    for figure in figures(make_records(), config={**CONFIG, "noise_std": 0.0, "noise": noise}):
+        assert "σ" not in all_text(figure)
+        assert "I(X; L)" in all_text(figure)
+
+
 def test_seeds_are_averaged_with_their_own_standard_error():
     values = np.array([[1.0, 5.0, np.nan], [3.0, np.nan, np.nan]])
     mean, stderr = plotting._over_seeds(values, np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]))
