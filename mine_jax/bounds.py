@@ -125,7 +125,7 @@ def log_partition(scores: Scores) -> jax.Array:
     Over a batch's pairs without the joint ones; for a discrete z the mean over its values is exact.
     """
     if scores.log_weights is not None:
-        return log_mean_exp(logsumexp(scores.rows + scores.log_weights, axis=1))
+        return log_mean_exp(logsumexp(scores.rows + scores.log_weights[None], axis=1))
     return logsumexp(scores.rows) - jnp.log(scores.joint.shape[0] * scores.count)
 
 
@@ -143,8 +143,8 @@ def infonce(scores: Scores) -> jax.Array:
     """Mean over samples of T(x_i, z_i) − log mean exp T over its own and other partners, ().
 
     van den Oord et al. 2018, eq. 4, as the mean over both directions. At most log(1 + k) for k
-    other partners, and biased down when the mutual information comes near; but its best T is the log
-    density ratio (and a constant) for any k, and one large score moves only its own sample's
+    other partners, and biased down when the mutual information comes near; but its best T is the
+    log density ratio (and a constant) for any k, and one large score moves only its own sample's
     term, which is why it is the default. For a discrete z it is H(Z) − the cross-entropy of
     the classifier exp(T) p(z).
     """
@@ -307,8 +307,8 @@ def held_out_discrete(
 
 
 def _surplus(t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array) -> jax.Array:
-    """Log Σ_c p_c exp T(x_i, c) − T(x_i, z_i), (n,); the difference first, which loses no digits."""
-    return logsumexp(rows - t_joint[:, None] + log_weights, axis=1)
+    """Log Σ_c p_c exp(T(x_i, c) − T(x_i, z_i)), (n,): the difference first loses no digits."""
+    return logsumexp(rows - t_joint[:, None] + log_weights[None], axis=1)
 
 
 def _stderr(influence: jax.Array, second_order: jax.Array | float = 0.0) -> jax.Array:

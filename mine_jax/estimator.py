@@ -1,6 +1,7 @@
 """lower_bound(x, z): prepare and split the samples, start, fit, stop, report."""
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ MOST_LABELS = 1000  # a one-hot column for each distinct label has to stay affor
 WIDE = 128  # columns beyond which only the principal components are kept
 COMPONENTS = 20  # of these many
 NARROW = 2  # columns up to which the flat network is affordable and has sharper edges
-SCALES = ("auto", "ranks", "columns", "common")
+SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
 _CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
@@ -139,24 +140,19 @@ def lower_bound(
     named = dict(z) if isinstance(z, Mapping) else {"z": z}
     if not named:
         raise ValueError("z is an empty mapping; give at least one array")
+    x, named = _labels(x), {name: _labels(value) for name, value in named.items()}
     shaped = config.network == "convolutional" or isinstance(config.network, nn.Module)
     prepared_x = {"x": prepare(x, "x", keep_shape=shaped)}
     prepared_z = {name: prepare(value, name, keep_shape=shaped) for name, value in named.items()}
-    if any(mine.is_labels(side) for side in (prepared_x["x"], *prepared_z.values())):
-        # Beside labels, columns keep their shape: a softmax's two clusters say more than ranks.
-        scale = {"scale": "columns", "keep_shape": shaped}
-        if not all(mine.is_labels(side) for side in prepared_z.values()):
-            prepared_z |= {
-                name: prepare(value, name, **scale)
-                for name, value in named.items()
-                if mine.is_labels(prepared_x["x"])
-            }
-        if not mine.is_labels(prepared_x["x"]):
-            prepared_x |= {"x as columns": prepare(x, "x", **scale)}
-    columns = {
-        name: "x as columns" if mine.is_labels(value) and "x as columns" in prepared_x else "x"
-        for name, value in prepared_z.items()
-    }
+    # Beside labels, ranks and plain columns: a softmax's two clusters say more as they are.
+    columns = dict.fromkeys(named, "x")
+    for name, value in named.items():
+        if mine.is_labels(prepared_x["x"]) and not mine.is_labels(prepared_z[name]):
+            prepared_z[name] = prepare(value, name, "both", keep_shape=shaped)
+        elif mine.is_labels(prepared_z[name]) and not mine.is_labels(prepared_x["x"]):
+            columns[name] = "x beside labels"
+    if "x beside labels" in columns.values():
+        prepared_x["x beside labels"] = prepare(x, "x", "both", keep_shape=shaped)
     pairs = tuple((columns[name], name) for name in sorted(named))
     prepared_x = {name: value for name, value in prepared_x.items() if name in columns.values()}
     _check_samples(prepared_x, prepared_z, config)
@@ -439,8 +435,10 @@ def _start(
     warm = [] if earlier is None else [earlier]
     # A user's own network has no Gaussian part.
     if group.config.gaussian_start and any(fresh.params["x_first"]):
-        for ridge in _RIDGES:
-            parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, group)
+        # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
+        halves = (None, 0, 1) if mine.is_labels(z[group.pairs[0][1]]) else (None,)
+        for ridge, half in itertools.product(_RIDGES, halves):
+            parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
     return _best(candidates + warm, x, z, jnp.asarray(rows.stop), group.pairs, group.config)
@@ -473,14 +471,21 @@ def _gaussian_parts(
     train: np.ndarray,
     stop: np.ndarray,
     ridge: float,
+    half: int | None,
     group: Group,
 ) -> list[dict]:
-    """Means, maps and strengths of every network of a group, with a leading axis of folds."""
+    """Means, maps and strengths of every network of a group, with a leading axis of folds.
+
+    With `half` only that half of the columns of x is used.
+    """
     labels = mine.is_labels(z[group.pairs[0][1]])
     made = []
     for a, b in group.pairs:
         n = len(x[a])
         left = x[a].reshape(n, -1)
+        if half is not None:
+            middle = left.shape[1] // 2
+            left = left * ((jnp.arange(left.shape[1]) >= middle) == half)[None, :]
         right = z[b].reshape(n, -1).astype(jnp.float32)
         width = mine.canonical_width(x, z, group.pairs, group.config)
         part = _discriminant if labels else _canonical
@@ -506,7 +511,7 @@ def _canonical(
     """
     m = train.shape[0]
     x_mean, z_mean = x[train].mean(0), z[train].mean(0)
-    left, right = x[train] - x_mean, z[train] - z_mean
+    left, right = x[train] - x_mean[None], z[train] - z_mean[None]
 
     def root(values: Array) -> Array:
         covariance = values.T @ values / m
@@ -520,9 +525,9 @@ def _canonical(
     maps = []
     for side, directions in ((left, x_root.T @ u[:, :k]), (right, z_root.T @ v[:k].T)):
         spread = jnp.std(side @ directions, axis=0)
-        maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf))
-    a, b = (x[stop] - x_mean) @ maps[0], (z[stop] - z_mean) @ maps[1]
-    a, b = a - a.mean(0), b - b.mean(0)
+        maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf)[None])
+    a, b = (x[stop] - x_mean[None]) @ maps[0], (z[stop] - z_mean[None]) @ maps[1]
+    a, b = a - a.mean(0)[None], b - b.mean(0)[None]
     norms = jnp.sqrt(jnp.sum(a * a, 0) * jnp.sum(b * b, 0))
     correlation = jnp.sum(a * b, 0) / jnp.where(norms > 0, norms, 1)
     chance = 1 / stop.shape[0]
@@ -552,7 +557,7 @@ def _discriminant(
     """
     del stop
     x_mean = x[train].mean(0)
-    left, right = x[train] - x_mean, z[train]
+    left, right = x[train] - x_mean[None], z[train]
     counts = right.sum(0)
     means = right.T @ left / jnp.maximum(counts, 1)[:, None]
     within = left - right @ means
@@ -637,7 +642,7 @@ def prepare(
 ) -> Array:
     """Samples as a statistics network takes them.
 
-    * Integers (or booleans) of one column, and one-hot columns, become labels.
+    * Integers (or booleans) of one column become labels.
     * Up to `WIDE` columns: each column's ranks are mapped to a normal distribution, ties to their
       mean rank. The map is strictly increasing, so that the mutual information stays as it is,
       and neither heavy tails nor single rows can dominate. A constant column becomes zero.
@@ -652,8 +657,9 @@ def prepare(
       values: (n, …).
       name: what to call it in an error.
       scale: "ranks", "columns" (each to unit variance, compressed by a strictly increasing
-        logarithm beyond four standard deviations) or "common" (one number for all columns)
-        instead of what "auto" chooses. Principal components are taken with "auto" and "columns".
+        logarithm beyond four standard deviations), "both" (the ranks' columns and then these) or
+        "common" (one number for all columns) instead of what "auto" chooses. Principal components
+        are taken with "auto" and "both".
       keep_shape: leave (n, h, w, c) as it is and take no principal components.
 
     Returns:
@@ -673,36 +679,37 @@ def prepare(
     columns = values.reshape(values.shape[0], -1)
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
         return _one_hot(columns[:, 0], name)
-    if _is_one_hot(columns):
-        return _one_hot(np.argmax(columns, axis=1), name)
     if columns.dtype != np.float32:
         columns = columns.astype(np.float64)
     image = values.ndim == 4 and min(values.shape[1:3]) >= 4
     wide = columns.shape[1] > WIDE or image
-    if scale == "auto":
-        scale = "common" if wide else "ranks"
-        reduce = wide and not keep_shape
-    else:
-        reduce = wide and scale == "columns" and not keep_shape
-        scale = "common" if reduce else scale
-    prepared = np.empty(columns.shape, np.float32)
-    if scale == "common":
+    if wide and scale in ("auto", "both"):
         prepared = _common(columns, name)
-    else:
-        transform = _standardised if scale == "columns" else _normal_scores
+        if keep_shape:
+            return jnp.asarray(prepared.reshape(values.shape) if image else prepared)
+        return _principal_components(jnp.asarray(prepared))
+    if scale == "common":
+        return jnp.asarray(_common(columns, name))
+    transforms = {"columns": [_standardised], "both": [_normal_scores, _standardised]}
+    made = []
+    for transform in transforms.get(scale, [_normal_scores]):
+        prepared = np.empty(columns.shape, np.float32)
         for start in range(0, columns.shape[1], _COLUMNS_AT_ONCE):
             block = np.s_[:, start : start + _COLUMNS_AT_ONCE]
             prepared[block] = transform(columns[block], name)
-    if reduce:
-        return _principal_components(jnp.asarray(prepared), COMPONENTS)
-    return jnp.asarray(prepared.reshape(values.shape) if image and keep_shape else prepared)
+        made.append(prepared)
+    return jnp.asarray(np.concatenate(made, axis=1))
 
 
-def _is_one_hot(columns: np.ndarray) -> bool:
-    some = columns[:1000]
-    if columns.shape[1] < 2 or not np.all((some == 0) | (some == 1)):
-        return False
-    return bool(np.all((columns == 0) | (columns == 1)) and np.all(columns.sum(axis=1) == 1))
+def _labels(values: ArrayLike) -> np.ndarray:
+    """Samples as they are, but one-hot columns as labels, (n,)."""
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] < 2 or values.dtype.kind not in "biuf":
+        return values
+    for rows in (values[:1000], values):  # most data are not one-hot, which a few rows tell
+        if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
+            return values
+    return np.argmax(values, axis=1)
 
 
 def _normal_scores(block: np.ndarray, name: str) -> np.ndarray:
@@ -723,22 +730,35 @@ def _common(columns: np.ndarray, name: str) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="count")
-def _principal_components(columns: Array, count: int) -> Array:
-    """The first principal components, (n, count), by a randomised range finder.
+def principal_axes(columns: Array, count: int) -> Array:
+    """The first principal axes of centred samples, by a randomised range finder.
 
-    Halko, Martinsson and Tropp 2011, with a fixed key and two power iterations. Scaled by one
-    number; a component keeps its share of the variance, so that what varies little counts little.
+    Halko, Martinsson and Tropp 2011, with a fixed key and two power iterations.
+
+    Args:
+      columns: (n, d), centred.
+      count: how many.
+
+    Returns:
+      Orthonormal axes, (d, min(count, n, d)).
     """
     count = min(count, *columns.shape)
-    probes = jax.random.normal(
-        jax.random.key(0), (columns.shape[1], min(count + 12, *columns.shape))
-    )
-    basis = probes
+    probes = min(count + 12, *columns.shape)
+    basis = jax.random.normal(jax.random.key(0), (columns.shape[1], probes))
     for _ in range(3):
         basis, _ = jnp.linalg.qr(columns.T @ (columns @ basis))
     inside = columns @ basis
     _, axes = jnp.linalg.eigh(inside.T @ inside)
-    components = inside @ axes[:, ::-1][:, :count]
+    return basis @ axes[:, ::-1][:, :count]
+
+
+@jax.jit
+def _principal_components(columns: Array) -> Array:
+    """The first `COMPONENTS`, divided by one number.
+
+    A component keeps its share of the variance, so that what varies little counts little.
+    """
+    components = columns @ principal_axes(columns, COMPONENTS)
     return components / jnp.sqrt(jnp.mean(jnp.square(components)) + 1e-30)
 
 

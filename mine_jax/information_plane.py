@@ -260,7 +260,12 @@ def observe(
     noisy = np.array(jax.random.normal(noise_key, flat.shape))
     noisy *= noise_std
     noisy += flat
-    return Observed(clean, estimator.prepare(noisy, name, scale="common"), noise_std, reference)
+    noisy = estimator.prepare(noisy, name, scale="common")
+    if clean.shape[1] > estimator.WIDE:
+        # Both on the clean layer's axes: the noise stays the same in all directions.
+        axes = estimator.principal_axes(clean, estimator.WIDE)
+        clean, noisy = clean @ axes, noisy @ axes
+    return Observed(clean, noisy, noise_std, reference)
 
 
 def measure(
@@ -505,7 +510,8 @@ def _abstract(
         nothing = np.broadcast_to(np.float32(0), probes[name].shape)
         if not config.noise_std:
             return jax.eval_shape(lambda: estimator.prepare(nothing, name))
-        shape = jax.eval_shape(lambda: estimator.prepare(nothing, name, scale="common"))
+        width = min(math.prod(nothing.shape[1:]), estimator.WIDE)  # as `observe` leaves it
+        shape = jax.ShapeDtypeStruct((len(nothing), width), np.float32)
         reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
         return Observed(shape, shape, config.noise_std, reference)
 

@@ -686,7 +686,7 @@ def _scores(
         return bounds.Scores(joint, rows, rows, float(rows.shape[-1]), weights)
     if config.separable:
         scores = _apply(module, params, "pairs", x_codes, z_codes)
-        own = jnp.eye(n, dtype=bool)
+        own = jnp.eye(n, dtype=bool)[None]
         others = jnp.where(own, -jnp.inf, scores)
         joint = jnp.diagonal(scores, axis1=1, axis2=2)
         return bounds.Scores(joint, others, others.transpose(0, 2, 1), float(n - 1))
@@ -835,7 +835,7 @@ def _sums_of_shifts(
         rows=rows,
         columns=logsumexp(back(others), axis=0),
         squares=logsumexp(2 * others, axis=(0, 2)),
-        as_negative=jnp.sum(jnp.exp(back(others - full)), axis=0) * (n - 1) / len(shifts),
+        as_negative=jnp.sum(jnp.exp(back(others - full[None])), axis=0) * (n - 1) / len(shifts),
         others=jnp.asarray(float(len(shifts))),
     )
 
@@ -863,7 +863,7 @@ def _sums_of_pairs(
         else:
             scores = _apply(module, params, "pairs", there, right)
         counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
-        scores = jnp.where(counts, scores, -jnp.inf)
+        scores = jnp.where(counts[None], scores, -jnp.inf)
         row_sums = logsumexp(scores, axis=2)
         full = jnp.logaddexp(row_sums, joint[:, jnp.minimum(rows, n - 1)])
         return (

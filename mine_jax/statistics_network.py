@@ -47,7 +47,7 @@ class First(nn.Module):
         mean = self.param("mean", zeros, (flat.shape[-1],))
         maps = self.param("maps", zeros, (flat.shape[-1], self.canonical))
         mean, maps = jax.lax.stop_gradient((mean, maps))
-        return jnp.concatenate([code, (flat - mean) @ maps], axis=-1)
+        return jnp.concatenate([code, (flat - mean[None]) @ maps], axis=-1)
 
 
 class GaussianPart(nn.Module):
@@ -67,10 +67,9 @@ class GaussianPart(nn.Module):
 
     def terms(self, u: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """α·u, and the two sums of squares: (…, canonical), (…), (…)."""
-        cross, u_square, v_square = jax.lax.stop_gradient(
-            (self.cross, self.u_square, self.v_square)
-        )
-        return u * cross, (u * u) @ u_square, (v * v) @ v_square
+        weights = (self.cross, self.u_square, self.v_square)
+        cross, u_square, v_square = jax.lax.stop_gradient(weights)
+        return u * jnp.broadcast_to(cross, u.shape), (u * u) @ u_square, (v * v) @ v_square
 
 
 class StatisticsNetwork(nn.Module):
