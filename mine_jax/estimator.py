@@ -245,6 +245,7 @@ def lower_bounds(
     round_number: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
     pairs: mine.Pairs | None = None,
+    repeats: int = 1,
 ) -> tuple[dict[tuple[str, str], Estimate], dict[str, MineState]]:
     """`lower_bound` for many pairs of arrays, all networks of a kind at once.
 
@@ -258,6 +259,9 @@ def lower_bounds(
       round_number: gives rounds of the same key batches (and first weights) of their own.
       on_progress: called after each check with the steps done, the cap, and a text.
       pairs: the (x name, z name) to fit; default: all combinations.
+      repeats: the arrays hold this many blocks of samples of the same things in the same order,
+        which differ by their measurement noise. All blocks train; stopping and reporting
+        samples are of the first.
 
     Returns:
       The estimates by (x name, z name), and the states of all stacks.
@@ -278,7 +282,13 @@ def lower_bounds(
         for name in wanted:
             _check_state(state[name], wanted[name])
     split_key, round_key = jax.random.split(key)
-    rows = split(split_key, next(iter(x.values())).shape[0], config)
+    n = next(iter(x.values())).shape[0] // repeats
+    rows = split(split_key, n, config)
+    blocks = np.arange(repeats, dtype=np.int32) * n
+    size = rows.train.shape[1]
+    # Block after block, so that the first rows are of the first.
+    further = (rows.train[:, None, :] + blocks[None, :, None]).reshape(-1, repeats * size)
+    rows = rows._replace(train=further)
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     first = fresh(init_key, x, z, config, pairs)
     fit_keys = jax.random.split(fit_key, len(rows.train))
@@ -333,7 +343,7 @@ def lower_bounds(
                 of(train),
                 _of_network(info, i),
                 mine.select(fitted, i, folds=True),
-                len(next(iter(x.values()))),
+                n,
                 group.config,
             )
         states[group.name] = fitted
@@ -441,6 +451,10 @@ def _start(
             parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
+        if len(halves) == 1 and _can_pair(x, z, group):
+            parts = _gaussian_parts(x, z, rows.train, rows.stop, None, None, group)
+            candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
+            warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
     return _best(candidates + warm, x, z, jnp.asarray(rows.stop), group.pairs, group.config)
 
 
@@ -470,13 +484,13 @@ def _gaussian_parts(
     z: dict[str, Array],
     train: np.ndarray,
     stop: np.ndarray,
-    ridge: float,
+    ridge: float | None,
     half: int | None,
     group: Group,
 ) -> list[dict]:
     """Means, maps and strengths of every network of a group, with a leading axis of folds.
 
-    With `half` only that half of the columns of x is used.
+    With `half` only that half of the columns of x is used; without a ridge columns are paired.
     """
     labels = mine.is_labels(z[group.pairs[0][1]])
     made = []
@@ -488,8 +502,11 @@ def _gaussian_parts(
             left = left * ((jnp.arange(left.shape[1]) >= middle) == half)[None, :]
         right = z[b].reshape(n, -1).astype(jnp.float32)
         width = mine.canonical_width(x, z, group.pairs, group.config)
-        part = _discriminant if labels else _canonical
-        fit = partial(part, left, right, ridge=ridge, width=width)
+        if ridge is None:
+            fit = partial(_paired, left, right, width=width)
+        else:
+            part = _discriminant if labels else _canonical
+            fit = partial(part, left, right, ridge=ridge, width=width)
         folds = [fit(jnp.asarray(t), jnp.asarray(s)) for t, s in zip(train, stop, strict=True)]
         made.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folds))
     return made
@@ -540,6 +557,41 @@ def _canonical(
         "x_maps": jnp.pad(maps[0], padding),
         "z_maps": jnp.pad(maps[1], padding),
         "correlation": jnp.pad(correlation, (0, width - k)),
+    }
+
+
+def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
+    """Whether the sides of all pairs have equally many columns, few enough for the projections."""
+    widths = [(math.prod(x[a].shape[1:]), math.prod(z[b].shape[1:])) for a, b in group.pairs]
+    return all(left == right <= group.config.canonical for left, right in widths)
+
+
+@partial(jax.jit, static_argnames="width")
+def _paired(x: Array, z: Array, train: Array, stop: Array, *, width: int) -> dict[str, Array]:
+    """`_canonical` where column k of x belongs to column k of z, as with z = x + noise.
+
+    Both sides are turned alike, by the eigenvectors of the symmetric part of their
+    cross-covariance, which leaves a correlation for each direction as all that is fitted: far less
+    than d² canonical weights.
+    """
+    del stop
+    m, d = train.shape[0], x.shape[1]
+    x_mean, z_mean = x[train].mean(0), z[train].mean(0)
+    left, right = x[train] - x_mean[None, :], z[train] - z_mean[None, :]
+    cross = left.T @ right / m
+    _, axes = jnp.linalg.eigh((cross + cross.T) / 2)
+    a, b = left @ axes, right @ axes
+    spreads = [jnp.sqrt(jnp.mean(side * side, axis=0)) for side in (a, b)]
+    inverse = [jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0) for spread in spreads]
+    correlation = jnp.mean(a * b, axis=0) * inverse[0] * inverse[1]
+    square = jnp.clip((correlation**2 - 1 / m) / (1 - 1 / m), 0, _LARGEST_SQUARE)
+    padding = ((0, 0), (0, width - d))
+    return {
+        "x_mean": x_mean,
+        "z_mean": z_mean,
+        "x_maps": jnp.pad(axes * inverse[0][None, :], padding),
+        "z_maps": jnp.pad(axes * inverse[1][None, :], padding),
+        "correlation": jnp.pad(jnp.sign(correlation) * jnp.sqrt(square), (0, width - d)),
     }
 
 

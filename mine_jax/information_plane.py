@@ -33,9 +33,12 @@ from mine_jax.mine import Array, MineConfig, MineState
 Row = dict[str, Any]
 Noise = Literal["relative", "absolute"]
 
-# Eight networks at once, some on thousands of units, and rounds that follow one another: one
-# split for all of them, a higher rate, and no waiting for gains far below the standard errors.
-ROUND = MineConfig(cross_fit=False, learning_rate=1e-2, min_gain=5e-3, max_steps=4000)
+# Eight networks at once, and rounds that follow one another: one split for all of them, and no
+# waiting for gains far below the standard errors.
+ROUND = MineConfig(cross_fit=False, min_gain=2e-3)
+
+# Noise is free: so many draws of it for each input that trains. One draw reports.
+NOISE_DRAWS = 4
 
 # Inputs that a reference is averaged over: its cost grows with the units, and a layer with many
 # is far from zero nats, where fewer inputs do.
@@ -98,8 +101,8 @@ class Observed(NamedTuple):
     """A layer that is observed with measurement noise, T = L + σε.
 
     Attributes:
-      clean: L, prepared, (n, units).
-      noisy: T, prepared likewise, (n, units); one draw of the noise for each row.
+      clean: L, prepared, (draws · n, units): the n inputs as often as there are draws.
+      noisy: T, prepared likewise, (draws · n, units), with noise of its own in each row.
       noise_std: σ, in the units of the activations.
       reference: I(X; T) and I(Y; T) in nats where X is one of these n inputs. A statistics network
         is judged on inputs that it has not seen and cannot know their places: where the noise is
@@ -257,14 +260,16 @@ def observe(
     noise_key, reference_key = jax.random.split(key)
     rows = _REFERENCE_ROWS_WIDE if flat.shape[1] > _WIDE else _REFERENCE_ROWS
     reference = exact.noisy_layer(reference_key, flat, noise_std, labels, rows=rows)
-    noisy = np.array(jax.random.normal(noise_key, flat.shape))
+    noisy = np.array(jax.random.normal(noise_key, (NOISE_DRAWS, *flat.shape)))
     noisy *= noise_std
     noisy += flat
+    noisy = noisy.reshape(-1, flat.shape[1])
     noisy = estimator.prepare(noisy, name, scale="common")
     if clean.shape[1] > estimator.WIDE:
         # Both on the clean layer's axes: the noise stays the same in all directions.
         axes = estimator.principal_axes(clean, estimator.WIDE)
         clean, noisy = clean @ axes, noisy @ axes
+    clean = jax.numpy.tile(clean, (NOISE_DRAWS, 1))
     return Observed(clean, noisy, noise_std, reference)
 
 
@@ -334,6 +339,7 @@ def measure(
             round_number=epoch,
             on_progress=on_progress,
             pairs=tuple(inputs.pairs.values()),
+            repeats=inputs.draws,
         )
     seconds = time.perf_counter() - started
     rows = []
@@ -367,22 +373,30 @@ class _Inputs(NamedTuple):
     z: dict[str, Any]
     pairs: dict[tuple[str, str], tuple[str, str]]
     noisy: bool
+    draws: int
 
 
 def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
     observed = [isinstance(layer, Observed) for layer in layers.values()]
     if not any(observed):
         pairs = {(variable, name): (variable, name) for variable in variables for name in layers}
-        return _Inputs(dict(variables), dict(layers), pairs, False)
+        return _Inputs(dict(variables), dict(layers), pairs, False, 1)
     if not all(observed):
         raise ValueError("layers must all be observed with noise, or none of them")
-    others = {variable: value for variable, value in variables.items() if variable != "x"}
+    draws = len(next(iter(layers.values())).noisy) // len(next(iter(variables.values())))
+    others = {
+        variable: jax.numpy.tile(value, (draws, 1))
+        for variable, value in variables.items()
+        if variable != "x"
+    }
+    # The noisy side first: the InfoNCE form compares, for each of its samples, all of the other
+    # side, and then the density of T, which is hard to learn, cancels.
+    noisy = {f"T:{name}": layer.noisy for name, layer in layers.items()}
     clean = {f"x:{name}": layer.clean for name, layer in layers.items()}
-    pairs = {("x", name): (f"x:{name}", name) for name in layers}
+    pairs = {("x", name): (f"T:{name}", f"x:{name}") for name in layers}
     pairs |= {(variable, name): (variable, name) for variable in others for name in layers}
-    return _Inputs(
-        clean | others, {name: layer.noisy for name, layer in layers.items()}, pairs, True
-    )
+    plain = {name: layer.noisy for name, layer in layers.items()}
+    return _Inputs(noisy | others, plain | clean, pairs, True, draws)
 
 
 def _chain(own: Mapping[str, Estimate]) -> dict[str, tuple[str, Estimate]]:
@@ -511,7 +525,7 @@ def _abstract(
         if not config.noise_std:
             return jax.eval_shape(lambda: estimator.prepare(nothing, name))
         width = min(math.prod(nothing.shape[1:]), estimator.WIDE)  # as `observe` leaves it
-        shape = jax.ShapeDtypeStruct((len(nothing), width), np.float32)
+        shape = jax.ShapeDtypeStruct((NOISE_DRAWS * len(nothing), width), np.float32)
         reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
         return Observed(shape, shape, config.noise_std, reference)
 
