@@ -30,7 +30,7 @@ _COLUMNS_AT_ONCE = 512
 _CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.02, 0.3)
-_LARGEST_SQUARE = 1 - 1e-5  # of a correlation: beyond it float32 has no digits left
+_LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
 
 class Splits(NamedTuple):
@@ -319,15 +319,10 @@ def lower_bounds(
             args = (left, right, here.train, here.stop, group.config, tell, group.pairs)
             fitted, info = mine.fit(start, fit_keys[cut], *args)
             judge = partial(mine.evaluate_rows, fitted, left, right)
-            stop_pairings = None if group.config.separable else config.stop_pairings
             size = here.report.shape[1]
             judged = [
-                jax.tree.map(np.asarray, judge(r, group.pairs, group.config, pairings))
-                for r, pairings in (
-                    (here.report, None),
-                    (here.stop, stop_pairings),
-                    (here.train[:, :size], None),
-                )
+                jax.tree.map(np.asarray, judge(r, group.pairs, group.config))
+                for r in (here.report, here.stop, here.train[:, :size])
             ]
             return fitted, info, *judged
 
@@ -521,10 +516,10 @@ def _canonical(
     Canonical directions (Hotelling 1936) of the training samples, with a ridge; their
     correlations are those of the stopping samples, less what chance gives (1/n in the square), so
     that directions that were over-fitted get no weight. For unit-variance u, v with correlation ρ
-    the log density ratio is (ρuv − ρ²(u² + v²)/2)/(1 − ρ²) and a constant.
+    the log density ratio is (ρuv − ρ²(u² + v²)/2)/(1 − ρ²) and a constant, written with (u − v)².
 
     Returns:
-      x_mean, z_mean, x_maps (d_x, width), z_maps (d_z, width) and correlation (width,).
+      x_mean, z_mean, x_maps (d_x, width), z_maps (d_z, width) and gap = 1 − ρ² (width,).
     """
     m = train.shape[0]
     x_mean, z_mean = x[train].mean(0), z[train].mean(0)
@@ -545,19 +540,38 @@ def _canonical(
         maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf)[None])
     a, b = (x[stop] - x_mean[None]) @ maps[0], (z[stop] - z_mean[None]) @ maps[1]
     a, b = a - a.mean(0)[None], b - b.mean(0)[None]
-    norms = jnp.sqrt(jnp.sum(a * a, 0) * jnp.sum(b * b, 0))
-    correlation = jnp.sum(a * b, 0) / jnp.where(norms > 0, norms, 1)
-    chance = 1 / stop.shape[0]
-    square = jnp.maximum(correlation**2 - chance, 0) / (1 - chance)
-    correlation = jnp.where(correlation > 0, jnp.sqrt(jnp.minimum(square, _LARGEST_SQUARE)), 0)
+    a, b = _unit(a), _unit(b)
+    gap = jnp.where(jnp.mean(a * b, 0) > 0, _gap(a, b, stop.shape[0]), 1.0)
     padding = ((0, 0), (0, width - k))
     return {
         "x_mean": x_mean,
         "z_mean": z_mean,
         "x_maps": jnp.pad(maps[0], padding),
         "z_maps": jnp.pad(maps[1], padding),
-        "correlation": jnp.pad(correlation, (0, width - k)),
+        "gap": jnp.pad(gap, (0, width - k), constant_values=1.0),
     }
+
+
+def _inverse_spread(values: Array) -> Array:
+    """One over each centred column's root mean square; 0 for constant ones."""
+    spread = jnp.sqrt(jnp.mean(values * values, axis=0))
+    return jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0)
+
+
+def _unit(values: Array) -> Array:
+    return values * _inverse_spread(values)[None, :]
+
+
+def _gap(a: Array, b: Array, n: int) -> Array:
+    """1 − ρ² of unit columns with ρ >= 0, without what chance gives: 1/n in the square.
+
+    From their difference, since ρ itself has no digits left near 1.
+    """
+    below_one = jnp.mean((a - b) ** 2, axis=0) / 2
+    gap = below_one * (2 - below_one) / (1 - 1 / n)
+    # A constant column's difference from anything says nothing.
+    varies = (jnp.mean(a * a, axis=0) > 0.5) & (jnp.mean(b * b, axis=0) > 0.5)
+    return jnp.where(varies & (below_one < 1), jnp.clip(gap, _LEAST_GAP, 1.0), 1.0)
 
 
 def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
@@ -581,17 +595,16 @@ def _paired(x: Array, z: Array, train: Array, stop: Array, *, width: int) -> dic
     cross = left.T @ right / m
     _, axes = jnp.linalg.eigh((cross + cross.T) / 2)
     a, b = left @ axes, right @ axes
-    spreads = [jnp.sqrt(jnp.mean(side * side, axis=0)) for side in (a, b)]
-    inverse = [jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0) for spread in spreads]
-    correlation = jnp.mean(a * b, axis=0) * inverse[0] * inverse[1]
-    square = jnp.clip((correlation**2 - 1 / m) / (1 - 1 / m), 0, _LARGEST_SQUARE)
+    sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
+    gap = _gap(_unit(a), _unit(b) * sign[None, :], m)
+    maps = [axes * _inverse_spread(a)[None, :], axes * (_inverse_spread(b) * sign)[None, :]]
     padding = ((0, 0), (0, width - d))
     return {
         "x_mean": x_mean,
         "z_mean": z_mean,
-        "x_maps": jnp.pad(axes * inverse[0][None, :], padding),
-        "z_maps": jnp.pad(axes * inverse[1][None, :], padding),
-        "correlation": jnp.pad(jnp.sign(correlation) * jnp.sqrt(square), (0, width - d)),
+        "x_maps": jnp.pad(maps[0], padding),
+        "z_maps": jnp.pad(maps[1], padding),
+        "gap": jnp.pad(gap, (0, width - d), constant_values=1.0),
     }
 
 
@@ -646,11 +659,14 @@ def _with_gaussian(state: MineState, parts: list[dict], temperature: float) -> M
     if "bias" in parts[0]:
         bias = temperature * stacked([part["bias"] for part in parts])
         ones = jnp.ones_like(bias)
-        gaussian = {"cross": temperature * ones, "u_square": 0 * ones, "v_square": -bias}
+        half = temperature * ones / 2
+        gaussian = {"cross": temperature * ones, "u_square": -half, "v_square": -half - bias}
     else:
-        rho = temperature * stacked([part["correlation"] for part in parts])
-        square = rho**2 / (1 - rho**2) / 2
-        gaussian = {"cross": rho / (1 - rho**2), "u_square": square, "v_square": square}
+        gap = stacked([part["gap"] for part in parts])
+        gap = 1 - temperature**2 * (1 - gap) if temperature < 1 else gap
+        rho = jnp.sqrt(1 - gap)
+        rest = -rho / (1 + rho) / 2
+        gaussian = {"cross": rho / gap, "u_square": rest, "v_square": rest}
 
     def renewed(params: dict) -> dict:
         own = {

@@ -51,9 +51,10 @@ class First(nn.Module):
 
 
 class GaussianPart(nn.Module):
-    """Σ α·uv − β·u² − γ·v² of canonical projections: the log density ratio of a Gaussian pair.
+    """−Σ (α(u − v)²/2 + β·u² + γ·v²) of canonical projections: a Gaussian pair's log density ratio.
 
-    Zero at first, set in closed form, and not trained.
+    Zero at first, set in closed form, and not trained. The difference is squared as such: for
+    correlations near 1 the terms of its expansion cancel, and float32 has no digits left.
     """
 
     canonical: int
@@ -65,11 +66,25 @@ class GaussianPart(nn.Module):
         self.u_square = self.param("u_square", nn.initializers.zeros, shape)
         self.v_square = self.param("v_square", nn.initializers.zeros, shape)
 
+    def score(self, u: jax.Array, v: jax.Array) -> jax.Array:
+        """Its value for projections that broadcast against one another, (…, canonical)."""
+        cross, u_square, v_square = self._weights()
+        difference = u - v
+        squares = (difference * difference) @ (cross / 2)
+        return -squares - (u * u) @ u_square - (v * v) @ v_square
+
     def terms(self, u: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """α·u, and the two sums of squares: (…, canonical), (…), (…)."""
-        weights = (self.cross, self.u_square, self.v_square)
-        cross, u_square, v_square = jax.lax.stop_gradient(weights)
-        return u * jnp.broadcast_to(cross, u.shape), (u * u) @ u_square, (v * v) @ v_square
+        """Expanded to α·u for a product with v, less one term of each side.
+
+        Returns:
+          α·u, (…, canonical), and the terms of u and of v, (…) each.
+        """
+        cross, u_square, v_square = self._weights()
+        weighted = u * jnp.broadcast_to(cross, u.shape)
+        return weighted, (u * u) @ (u_square + cross / 2), (v * v) @ (v_square + cross / 2)
+
+    def _weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return jax.lax.stop_gradient((self.cross, self.u_square, self.v_square))
 
 
 class StatisticsNetwork(nn.Module):
@@ -128,8 +143,7 @@ class StatisticsNetwork(nn.Module):
         if self.kind == "separable":
             (f, a), (g, b) = self.features_of(x_code, z_code)
             return jnp.sum(f * g, axis=-1) + a + b
-        cross, x_square, z_square = self._gaussian(x_code, z_code)
-        gaussian = jnp.sum(cross * z_code[..., self.hidden :], axis=-1) - x_square - z_square
+        gaussian = self.gaussian.score(x_code[..., self.hidden :], z_code[..., self.hidden :])
         return gaussian + self._joint_part(x_code[..., : self.hidden] + z_code[..., : self.hidden])
 
     def pairs(self, x_codes: jax.Array, z_codes: jax.Array) -> jax.Array:
@@ -143,16 +157,14 @@ class StatisticsNetwork(nn.Module):
         """T(x_i, z_i) in nats for samples (n, features) or (n, h, w, c): (n,)."""
         return self.score(self.encode_x(x), self.encode_z(z))
 
-    def _gaussian(self, x_code: jax.Array, z_code: jax.Array) -> tuple:
-        return self.gaussian.terms(x_code[..., self.hidden :], z_code[..., self.hidden :])
-
     def features_of(self, x_code: jax.Array, z_code: jax.Array) -> tuple:
         """Each side's long feature vector and its own term; T is f·g + a + b."""
-        cross, x_square, z_square = self._gaussian(x_code, z_code)
+        u, v = x_code[..., self.hidden :], z_code[..., self.hidden :]
+        cross, x_square, z_square = self.gaussian.terms(u, v)
         x_part = self.x_last(_perceptron(x_code[..., : self.hidden], self.x_layers))
         z_part = self.z_last(_perceptron(z_code[..., : self.hidden], self.z_layers))
         f = jnp.concatenate([x_part[..., :-1], cross], axis=-1)
-        g = jnp.concatenate([z_part[..., :-1], z_code[..., self.hidden :]], axis=-1)
+        g = jnp.concatenate([z_part[..., :-1], v], axis=-1)
         return (f, x_part[..., -1] - x_square), (g, z_part[..., -1] - z_square)
 
     def _joint_part(self, code: jax.Array) -> jax.Array:
