@@ -126,7 +126,7 @@ def lower_bound(
       key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
       config: how networks are built, trained, stopped and judged. Default: `MineConfig()`.
       init: an earlier `Estimate.state` of the same widths and configuration to start from (the
-        `Estimate` itself does too); for a mapping, a mapping of them.
+        `Estimate` itself does too); for a mapping, a mapping of them of the same names.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
@@ -144,15 +144,16 @@ def lower_bound(
     shaped = config.network == "convolutional" or isinstance(config.network, nn.Module)
     prepared_x = {"x": prepare(x, "x", keep_shape=shaped)}
     prepared_z = {name: prepare(value, name, keep_shape=shaped) for name, value in named.items()}
+    beside_labels = "auto" if isinstance(config.network, nn.Module) else "both"
     # Beside labels, ranks and plain columns: a softmax's two clusters say more as they are.
     columns = dict.fromkeys(named, "x")
     for name, value in named.items():
         if mine.is_labels(prepared_x["x"]) and not mine.is_labels(prepared_z[name]):
-            prepared_z[name] = prepare(value, name, "both", keep_shape=shaped)
+            prepared_z[name] = prepare(value, name, beside_labels, keep_shape=shaped)
         elif mine.is_labels(prepared_z[name]) and not mine.is_labels(prepared_x["x"]):
             columns[name] = "x beside labels"
     if "x beside labels" in columns.values():
-        prepared_x["x beside labels"] = prepare(x, "x", "both", keep_shape=shaped)
+        prepared_x["x beside labels"] = prepare(x, "x", beside_labels, keep_shape=shaped)
     pairs = tuple((columns[name], name) for name in sorted(named))
     prepared_x = {name: value for name, value in prepared_x.items() if name in columns.values()}
     _check_samples(prepared_x, prepared_z, config)
@@ -179,13 +180,15 @@ class Group(NamedTuple):
     Attributes:
       name: what its state is called.
       asked: the (x name, z name) that were asked for.
-      pairs: the same, labels in the second place.
+      pairs: the same, labels in the second place; names are those of the stack's own arrays.
+      swapped: which of them are exchanged.
       config: the configuration with the network chosen.
     """
 
     name: str
     asked: mine.Pairs
     pairs: mine.Pairs
+    swapped: tuple[bool, ...]
     config: MineConfig
 
 
@@ -223,13 +226,16 @@ def groups(
         classes = right.shape[1] if mine.is_labels(right) else 0
         # The user's own network may have other shapes for each pair: no stack of several.
         own = f"{a}, {b}" if isinstance(network, nn.Module) else network
-        found.setdefault((own, classes), []).append(((a, b), (b, a) if swap else (a, b), network))
+        # A name of one side may be one of the other's, too.
+        pair = (f"{b} of z", f"{a} of x") if swap else (a, b)
+        found.setdefault((own, classes), []).append(((a, b), pair, swap, network))
     return [
         Group(
             f"{own}, {classes} labels" if classes else own,
-            tuple(asked for asked, _, _ in members),
-            tuple(pair for _, pair, _ in members),
-            dataclasses.replace(config, network=members[0][2]),
+            tuple(asked for asked, *_ in members),
+            tuple(pair for _, pair, *_ in members),
+            tuple(swap for *_, swap, _ in members),
+            dataclasses.replace(config, network=members[0][3]),
         )
         for (own, classes), members in found.items()
     ]
@@ -413,9 +419,8 @@ def _sides(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The arrays of a group's pairs by side, exchanged where the group has them exchanged."""
     left, right = {}, {}
-    for asked, pair in zip(group.asked, group.pairs, strict=True):
-        a, b = (z, x) if asked != pair else (x, z)
-        left[pair[0]], right[pair[1]] = a[pair[0]], b[pair[1]]
+    for (a, b), pair, swap in zip(group.asked, group.pairs, group.swapped, strict=True):
+        left[pair[0]], right[pair[1]] = (z[b], x[a]) if swap else (x[a], z[b])
         if mine.is_labels(left[pair[0]]):  # beside labels, those of the other side are features
             left[pair[0]] = left[pair[0]].astype(jnp.float32)
     return left, right

@@ -124,11 +124,10 @@ class StatisticsNetwork(nn.Module):
         else:
             self.x_layers = [nn.Dense(self.hidden) for _ in inner]
             self.z_layers = [nn.Dense(self.hidden) for _ in inner]
-            # One side's last layer starts at zero, so that T is the Gaussian part; with both at
-            # zero no gradient would reach either.
-            small = nn.initializers.variance_scaling(0.09, "fan_in", "normal")
+            # x's last layer starts at zero, and so does b(z), so that T is the Gaussian part; with
+            # g at zero as well no gradient would reach either.
             self.x_last = nn.Dense(self.features + 1, kernel_init=nn.initializers.zeros)
-            self.z_last = nn.Dense(self.features + 1, kernel_init=small)
+            self.z_last = nn.Dense(self.features + 1, kernel_init=_zero_last)
 
     def encode_x(self, x: jax.Array) -> jax.Array:
         """The first layer of x: (n, …) to (n, hidden + canonical)."""
@@ -203,6 +202,12 @@ class Wrapped(nn.Module):
     def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """T(x_i, z_i): (n,)."""
         return self.module(x, z)
+
+
+def _zero_last(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """Small random weights, with a last column of zeros."""
+    small = nn.initializers.variance_scaling(0.09, "fan_in", "normal")(key, shape, dtype)
+    return small.at[:, -1].set(0)
 
 
 def _perceptron(code: jax.Array, layers: list) -> jax.Array:

@@ -29,6 +29,10 @@ def jitted(name, **options):
     return jax.jit(functools.partial(getattr(bounds, name), **options))
 
 
+def held_out(sums, form):
+    return jitted("held_out", bound=form)(sums)
+
+
 # Scores of a batch, and what a matrix of all scores must give for each of its bounds.
 
 
@@ -163,12 +167,12 @@ def test_the_log_density_ratio_gives_the_exact_information_of_a_small_joint():
 # InfoNCE.
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [2, 9])
 def test_infonce_is_the_mean_of_both_directions(n):
     matrix = draw(n, n, n, scale=2.0)
-    value = bounds.infonce(batch(matrix))
+    value = jitted("infonce")(batch(matrix))
     np.testing.assert_allclose(value, naive_infonce(matrix), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(bounds.infonce(batch(matrix.T)), value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jitted("infonce")(batch(matrix.T)), value, rtol=1e-5, atol=1e-6)
 
 
 def test_one_large_score_lowers_both_directions_of_infonce():
@@ -176,13 +180,13 @@ def test_one_large_score_lowers_both_directions_of_infonce():
     matrix = np.zeros((5, 5))
     matrix[0, 1] = 50.0
     lost = (np.log(5) - 50) / 5
-    np.testing.assert_allclose(bounds.infonce(batch(matrix)), lost, rtol=1e-5)
+    np.testing.assert_allclose(jitted("infonce")(batch(matrix)), lost, rtol=1e-5)
 
 
 def test_infonce_with_all_shifts_is_that_of_the_matrix():
     matrix = draw(0, 6, 6)
     np.testing.assert_allclose(
-        bounds.infonce(shifted_batch(matrix, range(1, 6))), naive_infonce(matrix), rtol=1e-5
+        jitted("infonce")(shifted_batch(matrix, range(1, 6))), naive_infonce(matrix), rtol=1e-5
     )
 
 
@@ -195,7 +199,7 @@ def test_infonce_of_few_partners_is_its_definition():
     backward = own / (own + sum(wide[(rows - s) % 6, rows] for s in shifts))
     expected = np.mean(np.log(3 * forward)) / 2 + np.mean(np.log(3 * backward)) / 2
     np.testing.assert_allclose(
-        bounds.infonce(shifted_batch(matrix, shifts)), expected, rtol=1e-5, atol=1e-6
+        jitted("infonce")(shifted_batch(matrix, shifts)), expected, rtol=1e-5, atol=1e-6
     )
 
 
@@ -212,9 +216,9 @@ def test_optimal_scores_of_a_table_give_its_information(counts):
 def test_infonce_of_a_table_has_its_known_value():
     ratio, x, z, _ = table_samples(EIGHTHS)
     scores = batch(ratio[x][:, z])
-    np.testing.assert_allclose(bounds.infonce(scores), EIGHTHS_INFORMATION, rtol=1e-5)
+    np.testing.assert_allclose(jitted("infonce")(scores), EIGHTHS_INFORMATION, rtol=1e-5)
     worse = batch(0.5 * ratio[x][:, z])
-    assert bounds.infonce(worse) < EIGHTHS_INFORMATION - 0.01
+    assert jitted("infonce")(worse) < EIGHTHS_INFORMATION - 0.01
 
 
 # One shape, so that one compilation serves all examples.
@@ -226,9 +230,9 @@ def test_infonce_is_at_most_the_log_of_all_partners(matrix):
 
 def test_infonce_reaches_its_ceiling():
     matrix = 100 * np.eye(8)
-    np.testing.assert_allclose(bounds.infonce(batch(matrix)), np.log(8), rtol=1e-6)
+    np.testing.assert_allclose(jitted("infonce")(batch(matrix)), np.log(8), rtol=1e-6)
     few = shifted_batch(np.float32(matrix), (1, 2, 5))
-    np.testing.assert_allclose(bounds.infonce(few), np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(jitted("infonce")(few), np.log(4), rtol=1e-6)
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 30.0))
@@ -245,18 +249,18 @@ def test_infonce_of_labels_is_their_entropy_less_the_cross_entropy(seed, scale):
 # The partition function, NWJ and SMILE.
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [2, 9])
 def test_the_partition_is_over_pairs_of_different_samples(n):
     matrix = draw(n, n, n, scale=2.0)
     expected = naive_off_diagonal(matrix)
     for scores in (batch(matrix), shifted_batch(matrix, range(1, n))):
-        np.testing.assert_allclose(bounds.log_partition(scores), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(jitted("log_partition")(scores), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_partition_of_labels_is_over_their_distribution():
     rows, labels, frequencies = labelled(0)
     expected = np.log(np.mean(np.exp(np.float64(rows)) @ frequencies))
-    value = bounds.log_partition(labelled_batch(rows, labels, frequencies))
+    value = jitted("log_partition")(labelled_batch(rows, labels, frequencies))
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -297,7 +301,7 @@ def test_smile_of_labels_clips_what_the_others_do_not():
     assert np.abs(rows).max() > 5
     clipped = np.log(np.mean(np.exp(np.clip(np.float64(rows), -5, 5)) @ frequencies))
     scores = labelled_batch(rows, labels, frequencies)
-    np.testing.assert_allclose(bounds.smile(scores), np.mean(scores.joint) - clipped, rtol=1e-5)
+    np.testing.assert_allclose(jitted("smile")(scores), np.mean(scores.joint) - clipped, rtol=1e-5)
 
 
 # What a training step ascends.
@@ -328,7 +332,8 @@ def test_the_objective_is_that_of_its_name(bound, discrete):
         "nwj": joint - mean_exp / np.e,
         "smile": joint - np.log(clipped),
     }[bound]
-    value = bounds.objective(bound, scores, jnp.float32(average))
+    objective = jax.jit(functools.partial(bounds.objective, bound))
+    value = objective(scores, jnp.float32(average))
     assert value.shape == ()
     np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-5)
 
@@ -338,7 +343,7 @@ def test_gradients_are_finite_and_pass_by_scores_that_do_not_count(bound):
     def value(matrix):
         others = jnp.where(jnp.eye(7, dtype=bool), -jnp.inf, matrix)
         scores = bounds.Scores(jnp.diagonal(matrix), others, others.T, 6.0)
-        return bounds.objective(bound, scores, bounds.log_partition(scores))
+        return bounds.objective(bound, scores, jitted("log_partition")(scores))
 
     gradient = np.asarray(jax.jit(jax.grad(value))(draw(0, 7, 7)))
     assert np.all(np.isfinite(gradient))
@@ -359,7 +364,7 @@ def corrected_gradient(parameter, average, first):
         new = bounds.update_log_partition(average, of_batch, 0.1, first)
         return bounds.bias_corrected(parameter * joint, of_batch, new)
 
-    return jax.grad(objective)(parameter)
+    return jax.jit(jax.grad(objective))(parameter)
 
 
 def test_the_first_corrected_gradient_is_the_plain_one():
@@ -370,7 +375,7 @@ def test_the_first_corrected_gradient_is_the_plain_one():
 
 def test_the_corrected_gradient_is_the_plain_one_when_the_averages_agree():
     scores = batch(draw(0, 9, 9, scale=2.0))
-    average = bounds.log_partition(scores)
+    average = jitted("log_partition")(scores)
     gradients = [
         jax.grad(
             lambda joint, rows, bound=bound: bounds.objective(
@@ -523,30 +528,30 @@ def check_held_out(result, matrix, form, rtol=1e-4):
     np.testing.assert_allclose(result.stderr, stderr, rtol=rtol, atol=10 * atol)
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [2, 9])
 @pytest.mark.parametrize("form", FORMS)
 def test_held_out_is_its_definition(form, n):
     matrix = draw(n, n, n, scale=2.0)
-    check_held_out(bounds.held_out(sums_of(matrix), form), matrix, form)
+    check_held_out(held_out(sums_of(matrix), form), matrix, form)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @given(matrix=hnp.arrays(np.float32, (6, 6), elements=st.floats(-15, 15, width=32)))
 def test_held_out_is_its_definition_for_any_scores(form, matrix):
-    check_held_out(jitted("held_out", bound=form)(sums_of(matrix)), matrix, form)
+    check_held_out(held_out(sums_of(matrix), form), matrix, form)
 
 
 def test_held_out_is_donsker_varadhan_unless_asked_otherwise():
     matrix = draw(0, 5, 5)
-    plain = bounds.held_out(sums_of(matrix)).nats
-    assert plain == bounds.held_out(sums_of(matrix), "donsker_varadhan").nats
-    assert plain != bounds.held_out(sums_of(matrix), "infonce").nats
+    plain = jitted("held_out")(sums_of(matrix)).nats
+    assert plain == held_out(sums_of(matrix), "donsker_varadhan").nats
+    assert plain != held_out(sums_of(matrix), "infonce").nats
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_all_shifts_are_all_pairs(form):
     matrix = draw(0, 7, 7, scale=2.0)
-    check_held_out(bounds.held_out(sums_of_shifts(matrix, range(1, 7)), form), matrix, form)
+    check_held_out(held_out(sums_of_shifts(matrix, range(1, 7)), form), matrix, form)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -554,9 +559,9 @@ def test_few_pairings_stand_for_all(form):
     # Rows of equal scores: which others were taken makes no difference to a row's mean.
     n = 12
     matrix = np.broadcast_to(draw(0, n, 1), (n, n)) + np.eye(n) * 2
-    few = bounds.held_out(sums_of_shifts(matrix, (1, 5, 8)), form)
+    few = held_out(sums_of_shifts(matrix, (1, 5, 8)), form)
     np.testing.assert_allclose(few.nats, value_of(matrix, form), rtol=1e-4)
-    np.testing.assert_allclose(few.nats, bounds.held_out(sums_of(matrix), form).nats, rtol=1e-4)
+    np.testing.assert_allclose(few.nats, held_out(sums_of(matrix), form).nats, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -564,7 +569,7 @@ def test_held_out_credits_a_pairing_to_both_of_its_samples(form):
     # One large score, of x_1 with z_3 (shift 2 of 5), must weigh on samples 1 and 3 alone.
     matrix = np.zeros((5, 5))
     matrix[1, 3] = 3.0
-    influence = bounds.held_out(sums_of_shifts(matrix, (1, 2)), form).influence
+    influence = held_out(sums_of_shifts(matrix, (1, 2)), form).influence
     low, high = influence[jnp.array([1, 3])], influence[jnp.array([0, 2, 4])]
     assert np.max(low) < np.min(high) - 0.1
 
@@ -573,14 +578,14 @@ def test_held_out_credits_a_pairing_to_both_of_its_samples(form):
 @given(hnp.arrays(np.float32, (6, 6), elements=st.floats(-1e4, 1e4, width=32)))
 def test_infonce_held_out_is_at_most_ln_n_for_any_scores(matrix):
     for sums in (sums_of(matrix), sums_of_shifts(matrix, (1, 3, 4))):
-        result = jitted("held_out", bound="infonce")(sums)
+        result = held_out(sums, "infonce")
         assert result.nats <= np.log(6) + 1e-6
         assert np.isfinite(result.stderr)
         assert np.all(np.isfinite(result.influence))
 
 
 def test_infonce_held_out_reaches_ln_n_for_scores_that_know_every_sample():
-    result = bounds.held_out(sums_of(100 * np.eye(8)), "infonce")
+    result = held_out(sums_of(100 * np.eye(8)), "infonce")
     np.testing.assert_allclose(result.nats, np.log(8), rtol=1e-6)
     np.testing.assert_allclose(result.stderr, 0, atol=1e-5)
 
@@ -589,8 +594,7 @@ def test_infonce_held_out_reaches_ln_n_for_scores_that_know_every_sample():
 def test_a_constant_changes_no_held_out_value_but_nwj(level):
     matrix = draw(0, 8, 8)
     for form in ("donsker_varadhan", "infonce"):
-        held_out = jitted("held_out", bound=form)
-        plain, moved = held_out(sums_of(matrix)), held_out(sums_of(matrix + level))
+        plain, moved = (held_out(sums_of(matrix + add), form) for add in (0, level))
         # A float32 of 1e4 has steps of 1e-3.
         np.testing.assert_allclose(moved.nats, plain.nats, atol=4e-3)
         np.testing.assert_allclose(moved.stderr, plain.stderr, atol=4e-3)
@@ -616,7 +620,7 @@ def gaussian_matrix(seed, n, dimension, rho):
 def test_influences_are_the_derivatives_by_the_weights_of_samples(form):
     n, step = 40, 1e-5
     matrix = gaussian_matrix(0, n, 2, 0.7) + (form == "nwj")
-    result = bounds.held_out(sums_of(matrix), form)
+    result = held_out(sums_of(matrix), form)
     moved = np.empty(n)
     for i in range(n):
         more, less = np.ones(n), np.ones(n)
@@ -632,7 +636,7 @@ def test_influences_are_the_derivatives_by_the_weights_of_samples(form):
 def test_influences_are_those_of_the_jackknife(form):
     n = 120
     matrix = gaussian_matrix(1, n, 1, 0.8) + (form == "nwj")
-    result = bounds.held_out(sums_of(matrix), form)
+    result = held_out(sums_of(matrix), form)
     left = np.array([np.delete(np.delete(matrix, i, 0), i, 1) for i in range(n)])
     without = np.array([value_of(part, form) for part in left])
     jackknife = (n - 1) * (without.mean() - without)
@@ -650,7 +654,7 @@ def test_the_standard_error_is_the_spread_over_data_sets(dimension, rho):
         x, noise = jax.random.normal(key, (2, n, dimension))
         matrix = optimal_scores(x, rho * x + np.sqrt(1 - rho**2) * noise, rho)
         sums, sums_above = sums_in_jax(matrix), sums_in_jax(matrix + 1)
-        return [bounds.held_out(sums_above if f == "nwj" else sums, f) for f in FORMS]
+        return [held_out(sums_above if f == "nwj" else sums, f) for f in FORMS]
 
     keys = jax.random.split(jax.random.key(0), repeats)
     exact = information(dimension, rho)
@@ -672,7 +676,7 @@ def test_the_standard_error_is_the_spread_over_data_sets(dimension, rho):
 def test_scores_near_their_ceiling_stay_below_it():
     # 5.5 nats in 300 samples, whose logarithm is 5.7.
     matrix = gaussian_matrix(0, 300, 5, 0.943)
-    value = bounds.held_out(sums_of(matrix), "infonce").nats
+    value = held_out(sums_of(matrix), "infonce").nats
     assert value < np.log(300)
     assert value < information(5, 0.943)
 
@@ -690,10 +694,10 @@ def test_held_out_says_what_it_cannot_do():
 def test_held_out_of_labels_is_that_of_the_batch_and_its_samples():
     rows, labels, frequencies = labelled(0, scale=3.0)
     scores = labelled_batch(rows, labels, frequencies)
-    result = bounds.held_out_discrete(scores.joint, scores.rows, scores.log_weights)
+    result = jitted("held_out_discrete")(scores.joint, scores.rows, scores.log_weights)
     wide = np.float64(rows)
     each = wide[np.arange(12), labels] - np.log(np.exp(wide) @ frequencies)
-    np.testing.assert_allclose(result.nats, bounds.infonce(scores), rtol=1e-6)
+    np.testing.assert_allclose(result.nats, jitted("infonce")(scores), rtol=1e-6)
     np.testing.assert_allclose(result.nats, each.mean(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(result.influence, each, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(result.stderr, np.sqrt(each.var(ddof=1) / 12), rtol=1e-4)
@@ -702,10 +706,10 @@ def test_held_out_of_labels_is_that_of_the_batch_and_its_samples():
 def test_held_out_nwj_of_labels_is_its_definition():
     rows, labels, frequencies = labelled(0)
     scores = labelled_batch(rows, labels, frequencies)
-    result = bounds.held_out_discrete(scores.joint, scores.rows, scores.log_weights, "nwj")
+    result = jitted("held_out_discrete", bound="nwj")(scores.joint, scores.rows, scores.log_weights)
     wide = np.float64(rows)
     each = wide[np.arange(12), labels] - np.exp(wide - 1) @ frequencies
-    np.testing.assert_allclose(result.nats, bounds.nwj(scores), rtol=1e-5)
+    np.testing.assert_allclose(result.nats, jitted("nwj")(scores), rtol=1e-5)
     np.testing.assert_allclose(result.influence, each, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(result.stderr, np.sqrt(each.var(ddof=1) / 12), rtol=1e-4)
 
@@ -718,7 +722,7 @@ def test_huge_scores_of_labels_lose_no_digits(level):
     joint = rows[np.arange(12), labels]
     log_weights = jnp.log(jnp.asarray(frequencies, jnp.float32))
     plain, huge = (
-        bounds.held_out_discrete(jnp.float32(joint + add), jnp.float32(rows + add), log_weights)
+        jitted("held_out_discrete")(jnp.float32(joint + add), jnp.float32(rows + add), log_weights)
         for add in (0.0, level)
     )
     for part, same in zip(huge, plain, strict=True):
@@ -729,7 +733,7 @@ def test_certain_labels_give_their_entropy_exactly():
     _, labels, frequencies = labelled(0)
     rows = jnp.asarray(1e6 * np.eye(4)[labels], jnp.float32)
     log_weights = jnp.log(jnp.asarray(frequencies, jnp.float32))
-    result = bounds.held_out_discrete(jnp.full(12, 1e6), rows, log_weights)
+    result = jitted("held_out_discrete")(jnp.full(12, 1e6), rows, log_weights)
     np.testing.assert_allclose(result.influence, -np.log(frequencies[labels]), rtol=1e-6)
     np.testing.assert_allclose(result.nats, -np.sum(frequencies * np.log(frequencies)), rtol=1e-6)
 

@@ -20,13 +20,7 @@ from mine_jax.statistics_network import (
 )
 
 SIZES = {"hidden": 8, "depth": 2, "features": 4, "canonical": 3}
-SHAPES = [
-    ((3,), (2,)),
-    ((1,), (1,)),
-    ((28, 28, 1), (10,)),
-    ((5,), (7, 9, 3)),
-    ((5, 3, 2), (1, 1, 4)),
-]
+SHAPES = [((3,), (2,)), ((28, 28, 1), (1,)), ((5, 3, 2), (7, 1, 4))]
 FROZEN = ("mean", "maps", "gaussian")
 
 
@@ -85,13 +79,14 @@ def test_the_call_is_the_score_of_the_codes(kind, shapes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pairs_are_the_scores_of_every_x_with_every_z(kind, shapes):
     network, weights = network_and_weights(kind, *shapes)
-    x, z = normal(1, 4, *shapes[0]), normal(2, 5, *shapes[1])
+    x, z = normal(1, 6, *shapes[0]), normal(2, 6, *shapes[1])
     x_code, z_code = codes(network, weights, x, z)
+    x, x_code = x[:4], x_code[:4]
     matrix = apply(network, weights, x_code, z_code, method="pairs")
-    assert matrix.shape == (4, 5)
+    assert matrix.shape == (4, 6)
     broadcast = apply(network, weights, x_code[:, None], z_code[None], method="score")
     np.testing.assert_allclose(matrix, broadcast, rtol=1e-4, atol=1e-5)
-    single = apply(network, weights, np.repeat(x, 5, axis=0), np.concatenate([z] * 4))
+    single = apply(network, weights, np.repeat(x, 6, axis=0), np.concatenate([z] * 4))
     np.testing.assert_allclose(matrix.ravel(), single, rtol=1e-4, atol=1e-5)
 
 
@@ -147,7 +142,7 @@ def test_scores_are_those_of_the_formula(kind, depth):
     x, z = normal(1, 6, 3), normal(2, 6, 2)
     (x_code, u), (z_code, v) = vector_code(p["x_first"], x), vector_code(p["z_first"], z)
     w = p["gaussian"]
-    expected = (u * v) @ w["cross"] - u**2 @ w["u_square"] - v**2 @ w["v_square"]
+    expected = -((u - v) ** 2) @ w["cross"] / 2 - u**2 @ w["u_square"] - v**2 @ w["v_square"]
     if kind == "flat":
         code = x_code + z_code
         for i in range(depth - 1):
@@ -199,15 +194,12 @@ def test_the_width_of_a_network_is_what_its_attributes_say(kind):
 # The start.
 
 
-@pytest.mark.parametrize("shapes", [((3,), (2,)), ((9, 5, 1), (2,))])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_start_at_zero_and_can_move(kind, shapes):
+def test_scores_start_at_zero_and_can_move(kind):
     network = StatisticsNetwork(kind, **SIZES)
-    x, z = 100 * normal(1, 6, *shapes[0]), 100 * normal(2, 6, *shapes[1])
+    x, z = 100 * normal(1, 6, 9, 5, 1), 100 * normal(2, 6, 2)
     weights = jax.jit(network.init)(jax.random.key(3), x, z)
     np.testing.assert_array_equal(apply(network, weights, x, z), 0)
-    x_code, z_code = codes(network, weights, x, z)
-    np.testing.assert_array_equal(apply(network, weights, x_code, z_code, method="pairs"), 0)
     slope = jax.grad(lambda w: (normal(3, 6) * apply(network, w, x, z)).sum())
     gradient = jax.jit(slope)(weights)["params"]
     last = gradient["last" if kind == "flat" else "x_last"]
@@ -253,15 +245,31 @@ def test_the_gaussian_part_counts_in_the_score(kind):
         assert np.abs(apply(network, without, x, z) - plain).max() > 1e-3, name
 
 
-def test_the_terms_are_bilinear_less_squares():
+def test_the_gaussian_part_is_of_squares_and_its_terms_are_their_expansion():
     weights = {"params": {"cross": [1.0, 2.0], "u_square": [3.0, 0.5], "v_square": [0.0, 1.0]}}
     weights = jax.tree.map(jnp.asarray, weights, is_leaf=lambda node: isinstance(node, list))
     u, v = jnp.array([[2.0, -1.0]]), jnp.array([[5.0, 4.0]])
-    cross, u_square, v_square = GaussianPart(2).apply(weights, u, v, method="terms")
-    # 1·2 and 2·(−1); 3·4 + 0.5·1; 0·25 + 1·16
+    part = GaussianPart(2)
+    # 1·(2 − 5)²/2 + 2·(−1 − 4)²/2 + 3·4 + 0.5·1 + 0·25 + 1·16
+    score = apply(part, weights, u, v, method="score")
+    np.testing.assert_allclose(score, [-(4.5 + 25 + 12 + 0.5 + 0 + 16)])
+    cross, of_u, of_v = apply(part, weights, u, v, method="terms")
     np.testing.assert_allclose(cross, [[2, -2]])
-    np.testing.assert_allclose(u_square, [12.5])
-    np.testing.assert_allclose(v_square, [16])
+    np.testing.assert_allclose(of_u, [1 / 2 * 4 + 2 / 2 * 1 + 12.5])
+    np.testing.assert_allclose(of_v, [1 / 2 * 25 + 2 / 2 * 16 + 16])
+    np.testing.assert_allclose(jnp.sum(cross * v, -1) - of_u - of_v, score)
+
+
+def test_near_correlation_one_the_score_keeps_its_digits():
+    # α = 5e6 times the square of a difference of 1e-3: the expansion's terms are a million times it.
+    weights = {"cross": [5e6], "u_square": [-0.25], "v_square": [-0.25]}
+    weights = {"params": {name: jnp.asarray(value) for name, value in weights.items()}}
+    u = np.array([[1.0], [2.0], [-3.0]], np.float32)
+    v = u + np.float32(1e-3)
+    wide_u, wide_v = np.float64(u)[:, 0], np.float64(v)[:, 0]
+    expected = -5e6 * (wide_u - wide_v) ** 2 / 2 + (wide_u**2 + wide_v**2) / 4
+    score = apply(GaussianPart(1), weights, u, v, method="score")
+    np.testing.assert_allclose(score, expected, rtol=1e-5)
 
 
 def log_density(values, covariance):
@@ -293,7 +301,8 @@ def test_in_closed_form_it_is_the_log_density_ratio_of_a_gaussian_pair(kind, rho
 
     network = StatisticsNetwork(kind, **{**SIZES, "canonical": 2})
     params = initial(kind)
-    square = rho**2 / (2 * (1 - rho**2))
+    # (ρuv − ρ²(u² + v²)/2)/(1 − ρ²) with the product written as a square of the difference.
+    square = -rho / (2 * (1 + rho))
     gaussian = {"cross": rho / (1 - rho**2), "u_square": square, "v_square": square}
     firsts = {
         "x_first": {"mean": mean, "maps": np.linalg.inv(mix_x).T},
@@ -324,13 +333,15 @@ def test_tiles_are_cut_from_images_and_padded_with_zeros():
     np.testing.assert_array_equal(tiles[:, 1, 1], corner.reshape(2, -1))
 
 
+FIRST = First(hidden=6, canonical=2)
+observed = jax.jit(functools.partial(FIRST.apply, capture_intermediates=True))
+
+
 def first_and_layers(values, weights=None):
     """The code of a first layer, what its layers gave, and its weights."""
-    module = First(hidden=6, canonical=2)
     if weights is None:
-        weights = jax.jit(module.init)(jax.random.key(1), values)
-    observed = functools.partial(module.apply, capture_intermediates=True)
-    code, state = jax.jit(observed)(weights, values)
+        weights = jax.jit(FIRST.init)(jax.random.key(1), values)
+    code, state = observed(weights, values)
     made = state["intermediates"]
     return code, {name: made[name]["__call__"][0] for name in made if name != "__call__"}, weights
 
@@ -342,7 +353,7 @@ def test_images_have_convolutions_and_vectors_have_none():
         assert set(layers) == expected
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (5, 11, 3), (1, 2, 1)])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 11, 3)])
 def test_the_first_layer_of_images_is_two_strided_convolutions(shape):
     images = normal(0, 3, *shape)
     code, layers, weights = first_and_layers(images)
