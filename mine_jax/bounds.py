@@ -10,7 +10,8 @@ The functions take scores T(x, z) as arrays and know nothing of the network that
 | `nwj` | f-MINE | NWJ | ln n |
 | `smile` | Donsker–Varadhan's gradient with clipped ratios | as `infonce` | ln n |
 
-The choice is how the network is trained. What is reported is a lower bound for each of them.
+The choice is how the network is trained. What is reported is a lower bound for each of them. Only the
+InfoNCE form cannot pass ln n by itself; `estimator` caps the others there.
 """
 
 from typing import NamedTuple
@@ -180,7 +181,12 @@ def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> j
 
     Returns:
       The bound on this batch; for `mine` and `smile` only its gradient means something.
+
+    Raises:
+      ValueError: if the bound is unknown.
     """
+    if bound not in BOUNDS:
+        raise ValueError(f"bound must be one of {BOUNDS}, got {bound!r}")
     if bound == "infonce":
         return infonce(scores)
     if bound == "nwj":

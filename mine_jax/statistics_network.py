@@ -53,7 +53,7 @@ class First(nn.Module):
 class GaussianPart(nn.Module):
     """−Σ (α(u − v)²/2 + β·u² + γ·v²) of canonical projections: a Gaussian pair's log density ratio.
 
-    Zero at first, set in closed form, and not trained. The difference is squared as such: for
+    Zero at first, set in closed form, and not trained. `score` squares the difference as such: for
     correlations near 1 the terms of its expansion cancel, and float32 has no digits left.
     """
 
