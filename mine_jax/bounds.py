@@ -10,8 +10,8 @@ The functions take scores T(x, z) as arrays and know nothing of the network that
 | `nwj` | f-MINE | NWJ | ln n |
 | `smile` | Donsker–Varadhan's gradient with clipped ratios | as `infonce` | ln n |
 
-The choice is how the network is trained. What is reported is a lower bound for each of them. Only the
-InfoNCE form cannot pass ln n by itself; `estimator` caps the others there.
+The choice is how the network is trained. What is reported is a lower bound for each of them. Only
+the InfoNCE form cannot pass ln n by itself; `estimator` caps the others there.
 """
 
 from typing import NamedTuple
