@@ -30,6 +30,7 @@ _COLUMNS_AT_ONCE = 512
 _CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.02, 0.3)
+_CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
 
@@ -472,7 +473,8 @@ def _best(
         values = mine.judge(candidate, x, z, stop, pairs, config)
         values = np.where(np.isfinite(values), values, -np.inf)
         if best_values is None:
-            best_values = values
+            # Of many candidates one seems better than nothing by chance: it has to be so clearly.
+            best_values = values + _CLEARLY / np.sqrt(stop.shape[1])
         elif (values > best_values).any():
             best = mine.choose(values > best_values, candidate, best)
             best_values = np.maximum(values, best_values)
