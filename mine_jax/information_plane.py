@@ -107,12 +107,14 @@ class Observed(NamedTuple):
       reference: I(X; T) and I(Y; T) in nats where X is one of these n inputs. A statistics network
         is judged on inputs that it has not seen and cannot know their places: where the noise is
         small beside the distance of inputs, the reference for Y is above what can be learnt.
+      draws: of the noise for each input.
     """
 
     clean: Array
     noisy: Array
     noise_std: float
     reference: exact.NoisyLayer
+    draws: int = 1
 
 
 class Result(NamedTuple):
@@ -270,7 +272,7 @@ def observe(
         axes = estimator.principal_axes(clean, estimator.WIDE)
         clean, noisy = clean @ axes, noisy @ axes
     clean = jax.numpy.tile(clean, (NOISE_DRAWS, 1))
-    return Observed(clean, noisy, noise_std, reference)
+    return Observed(clean, noisy, noise_std, reference, NOISE_DRAWS)
 
 
 def measure(
@@ -383,7 +385,7 @@ def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
         return _Inputs(dict(variables), dict(layers), pairs, False, 1)
     if not all(observed):
         raise ValueError("layers must all be observed with noise, or none of them")
-    draws = len(next(iter(layers.values())).noisy) // len(next(iter(variables.values())))
+    draws = next(iter(layers.values())).draws
     others = {
         variable: jax.numpy.tile(value, (draws, 1))
         for variable, value in variables.items()
@@ -527,7 +529,7 @@ def _abstract(
         width = min(math.prod(nothing.shape[1:]), estimator.WIDE)  # as `observe` leaves it
         shape = jax.ShapeDtypeStruct((NOISE_DRAWS * len(nothing), width), np.float32)
         reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
-        return Observed(shape, shape, config.noise_std, reference)
+        return Observed(shape, shape, config.noise_std, reference, NOISE_DRAWS)
 
     layers = {name: prepared(name) for name in config.layers}
     inputs = _inputs(variables, layers)

@@ -275,7 +275,8 @@ def test_the_network_follows_the_shapes(x, z, network):
     assert group.config.network == network
     assert group.asked == (("a", "b"),)
     swapped = mine.is_labels(x) and not mine.is_labels(z)
-    assert group.pairs == ((("b", "a"),) if swapped else (("a", "b"),))
+    assert group.swapped == (swapped,)
+    assert group.pairs == ((("b of z", "a of x"),) if swapped else (("a", "b"),))
 
 
 # What an estimate is.

@@ -450,6 +450,7 @@ def test_the_noise_of_a_layer(noise, noise_std):
     shaped = values.reshape(300, 2, 3)
     observed = information_plane.observe(jax.random.key(0), shaped, labels, config)
     assert observed.noise_std == pytest.approx(wanted, rel=1e-5)
+    assert len(observed.clean) == len(observed.noisy) == 300 * observed.draws
     reference = exact.noisy_layer(jax.random.key(9), values, wanted, labels, draws=20)
     for got, truth in zip(observed.reference[:4:2], reference[:4:2], strict=True):
         assert got == pytest.approx(truth, abs=4 * observed.reference.x_stderr)
@@ -463,7 +464,7 @@ def test_the_noise_of_a_layer(noise, noise_std):
     left = (noisy - slope * clean).std(axis=0) / slope * scale
     np.testing.assert_allclose(left, wanted, rtol=0.2)
     residuals = (noisy - slope * clean) / (noisy - slope * clean).std(axis=0)
-    assert np.abs(residuals.T @ residuals / 300 - np.eye(6)).max() < 0.25
+    assert np.abs(residuals.T @ residuals / len(noisy) - np.eye(6)).max() < 0.25
     other = information_plane.observe(jax.random.key(1), values, labels, config)
     assert np.abs(np.asarray(other.noisy) - noisy).max() > 0.1 * noisy.std()
 
@@ -497,16 +498,17 @@ def test_noisy_layers_are_judged_against_their_clean_selves_and_keep_their_netwo
         return information_plane.Observed(clean, noisy, 0.25, reference)
 
     estimates = {
-        ("x:a", "a"): estimate(1.0, 1.0),
-        ("x:b", "b"): estimate(3.0, 3.0),
+        ("T:a", "x:a"): estimate(1.0, 1.0),
+        ("T:b", "x:b"): estimate(3.0, 3.0),
         ("y", "a"): estimate(0.5, 0.5),
         ("y", "b"): estimate(0.9, 0.9),
     }
     layers = {"a": observed(0.0), "b": observed(0.25)}
     found, call = measured(estimates, layers=layers)  # the images are there, and are not used
     assert set(call["pairs"]) == set(estimates)
-    assert set(call["x"]) == {"x:a", "x:b", "y"}
-    assert call["x"]["x:b"] is layers["b"].clean
+    assert set(call["x"]) == {"T:a", "T:b", "y"}
+    assert call["x"]["T:b"] is layers["b"].noisy
+    assert call["z"]["x:b"] is layers["b"].clean
     assert call["z"]["b"] is layers["b"].noisy
     assert list(found) == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
     assert networks(found) == networks(found, "y") == "ab"
