@@ -35,7 +35,7 @@ Noise = Literal["relative", "absolute"]
 
 # Eight networks at once, and rounds that follow one another: one split for all of them, and no
 # waiting for gains far below the standard errors.
-ROUND = MineConfig(cross_fit=False, min_gain=2e-3)
+ROUND = MineConfig(cross_fit=False, min_gain=2e-3, max_steps=3000)
 
 # Noise is free: so many draws of it for each input that trains. One draw reports.
 NOISE_DRAWS = 4

@@ -112,7 +112,7 @@ class MineConfig:
     patience: int = 4
     min_gain: float = 1e-3
     rate_falls: int = 1
-    max_steps: int = 3000
+    max_steps: int = 2000
     folds: int = 5
     cross_fit: bool = True
     stop_fraction: float = 0.1
