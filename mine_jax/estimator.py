@@ -439,7 +439,8 @@ def _start(
 
     * fresh networks, whose T is 0;
     * the Gaussian part in closed form from the training samples, with several ridges, each
-      shrunk by several temperatures;
+      shrunk by several temperatures (for labels also from either half of the columns, for sides of
+      equal width also with their columns paired);
     * for a warm start the earlier networks as they are, and with the Gaussian part renewed.
     """
     candidates = [fresh]
@@ -467,7 +468,10 @@ def _best(
     pairs: mine.Pairs,
     config: MineConfig,
 ) -> MineState:
-    """For every fold and network the candidate that is best on the stopping samples."""
+    """For every fold and network the candidate that is best on the stopping samples.
+
+    The first one, T = 0, is left only for one that is better by `_CLEARLY` / √s.
+    """
     best, best_values = candidates[0], None
     for candidate in candidates:
         values = mine.judge(candidate, x, z, stop, pairs, config)
