@@ -175,8 +175,11 @@ def _monotone() -> list[Problem]:
         return np.sign(x) * np.abs(x) ** 1.5
 
     table: list[tuple[str, int, float, Map, Map, bool]] = [
-        ("z^3 d=5 I=2", 5, 2, _same, cube, False),
-        ("z^3 d=20 I=2", 20, 2, _same, cube, True),
+        *(
+            (f"z^3 d={d} I={nats}", d, nats, _same, cube, d != 5)
+            for d in (1, 5, 20)
+            for nats in (1, 2, 4)
+        ),
         ("x^3 z^3 d=1 I=2", 1, 2, cube, cube, True),
         ("two-sided exp z d=5 I=2", 5, 2, _same, two_sided_exp, False),
         ("two-sided exp x z d=3 I=2", 3, 2, two_sided_exp, two_sided_exp, True),
@@ -475,8 +478,9 @@ def _images() -> list[Problem]:
         for nats in (1, 2, 4):
             sampler = pair(nats, width, shape, columns)
             made.append(Problem(f"{name} I={nats}", "images", _known(nats), sampler, held_out))
-        sampler = pair(2, width, shape, channel)
-        made.append(Problem(f"{name} 28x28x1 I=2", "images", _known(2), sampler, held_out))
+            sampler = pair(nats, width, shape, channel)
+            full = f"{name} 28x28x1 I={nats}"
+            made.append(Problem(full, "images", _known(nats), sampler, held_out))
     mixed = _mapped(_pairs(3, 2), _same, lambda latents: columns(blobs(latents)))
     made.append(Problem("latents-blob I=2", "images", _known(2), mixed, True))
     mixed = _mapped(_pairs(4, 2), _same, lambda latents: channel(rectangles(latents)))

@@ -29,7 +29,8 @@ _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
 _CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
-_RIDGES = (0.02, 0.3)
+_RIDGES = (0.001, 0.02, 0.3)
+_LEADING = (1, 2, 3, 4, 6, 8, 12)  # numbers of canonical pairs
 _CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
@@ -452,6 +453,9 @@ def _start(
         for ridge, half in itertools.product(_RIDGES, halves):
             parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
+            if len(halves) == 1:
+                few = [_leading(parts, count) for count in _LEADING]
+                candidates += [_with_gaussian(fresh, part, t) for part in few for t in (1.0, 0.8)]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
         if len(halves) == 1 and _can_pair(x, z, group):
             parts = _gaussian_parts(x, z, rows.train, rows.stop, None, None, group)
@@ -516,6 +520,13 @@ def _gaussian_parts(
         folds = [fit(jnp.asarray(t), jnp.asarray(s)) for t, s in zip(train, stop, strict=True)]
         made.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folds))
     return made
+
+
+def _leading(parts: list[dict], count: int) -> list[dict]:
+    """The first canonical pairs alone: later ones may be functions of them."""
+    return [
+        {**part, "gap": part["gap"].at[..., count:].set(1.0)} if count else part for part in parts
+    ]
 
 
 @partial(jax.jit, static_argnames="width")
@@ -726,8 +737,11 @@ def prepare(
       mean rank. The map is strictly increasing, so that the mutual information stays as it is,
       and neither heavy tails nor single rows can dominate. A constant column becomes zero.
     * More columns, or images: centred and divided by one number, so that the geometry between
-      columns stays; of these the first `COMPONENTS` principal components. That can only lower the
-      mutual information: what comes out is still a lower bound.
+      columns stays; of these the first `COMPONENTS` principal components. Before them come an
+      image's moments (`moments`), as normal scores: where its light is and how it is spread, which
+      a network would have to find in the pixels. A square number of columns is taken for the pixels
+      of a square image; if it is none, that only adds columns that say little. All this can only
+      lower the mutual information: what comes out is still a lower bound.
 
     All statistics are those of all samples: they describe one side for itself and carry nothing
     of how the two are paired.
@@ -766,7 +780,13 @@ def prepare(
         prepared = _common(columns, name)
         if keep_shape:
             return jnp.asarray(prepared.reshape(values.shape) if image else prepared)
-        return _principal_components(jnp.asarray(prepared))
+        components = _principal_components(jnp.asarray(prepared))
+        side = math.isqrt(columns.shape[1])
+        if not image and side * side != columns.shape[1]:
+            return components
+        described = moments(values if image else columns.reshape(-1, side, side, 1))
+        described[:, :6] = _normal_scores(described[:, :6], name)  # an ellipticity has a scale
+        return jnp.concatenate([jnp.asarray(described, jnp.float32), components], axis=1)
     if scale == "common":
         return jnp.asarray(_common(columns, name))
     transforms = {"columns": [_standardised], "both": [_normal_scores, _standardised]}
@@ -839,6 +859,55 @@ def _principal_components(columns: Array) -> Array:
     """
     components = columns @ principal_axes(columns, COMPONENTS)
     return components / jnp.sqrt(jnp.mean(jnp.square(components)) + 1e-30)
+
+
+def moments(images: ArrayLike) -> np.ndarray:
+    """Where the light of an image is and how it is spread (Hu 1962, moments up to the second order).
+
+    A pixel's weight is the square of its difference from its image's median, summed over the
+    channels, so that a flat background and weak noise count little, and dark on bright is the same
+    as bright on dark.
+
+    Args:
+      images: (n, h, w, c), finite.
+
+    Returns:
+      (n, 8): mean value, sum of the weights, row and column of their centre, variances of row
+      and column, and the two components of the ellipticity, which tell the direction of a long
+      shape.
+    """
+    images = np.asarray(images)
+    apart = images - np.median(images, axis=(1, 2), keepdims=True)
+    largest = np.max(np.abs(apart), axis=(1, 2, 3), keepdims=True)
+    apart = apart / np.where(largest > 0, largest, 1)  # squares of values such as 1e200 overflow
+    weights = np.einsum("nhwc,nhwc->nhw", apart, apart, dtype=np.float64)
+    total = weights.sum(axis=(1, 2))
+    share = weights / np.where(total > 0, total, 1)[:, None, None]
+    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
+    on_rows, on_columns = share.sum(axis=2), share.sum(axis=1)
+    row, column = on_rows @ rows, on_columns @ columns
+    off_rows, off_columns = rows - row[:, None], columns - column[:, None]
+    row_variance = np.einsum("nh,nh->n", on_rows, off_rows**2)
+    column_variance = np.einsum("nw,nw->n", on_columns, off_columns**2)
+    covariance = np.einsum("nhw,nh,nw->n", share, off_rows, off_columns, optimize=True)
+    spread = row_variance + column_variance
+    spread = np.where(spread > 0, spread, 1)
+    light = np.log(np.where(total > 0, total, 1)) + 2 * np.log(
+        np.where(largest > 0, largest, 1)
+    ).reshape(-1)
+    return np.stack(
+        [
+            images.mean(axis=(1, 2, 3), dtype=np.float64),
+            light,
+            row,
+            column,
+            row_variance,
+            column_variance,
+            (row_variance - column_variance) / spread,
+            2 * covariance / spread,
+        ],
+        axis=1,
+    )
 
 
 def _check_finite(block: np.ndarray, name: str) -> None:
