@@ -92,7 +92,7 @@ def settings(config: Any) -> dict[str, Any]:
 def plane_config() -> Any:
     """The library's configuration; raises ValueError that names every flag that is wrong."""
     from mine_jax.classifier import ClassifierConfig
-    from mine_jax.information_plane import ROUND, PlaneConfig
+    from mine_jax.information_plane import ROUND, ROUND_WITH_NOISE, PlaneConfig
     from mine_jax.lenet import PROBE_POINTS
 
     problems = []
@@ -120,7 +120,7 @@ def plane_config() -> Any:
         "mine": made(
             "statistics networks",
             dataclasses.replace,
-            ROUND,
+            ROUND_WITH_NOISE if FLAGS.noise_std else ROUND,
             bound=FLAGS.bound,
             **{name: value for name, value in given.items() if value is not None},
         ),

@@ -253,7 +253,7 @@ def lower_bounds(
     round_number: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
     pairs: mine.Pairs | None = None,
-    repeats: int = 1,
+    noise: mine.Noise | None = None,
 ) -> tuple[dict[tuple[str, str], Estimate], dict[str, MineState]]:
     """`lower_bound` for many pairs of arrays, all networks of a kind at once.
 
@@ -267,9 +267,10 @@ def lower_bounds(
       round_number: gives rounds of the same key batches (and first weights) of their own.
       on_progress: called after each check with the steps done, the cap, and a text.
       pairs: the (x name, z name) to fit; default: all combinations.
-      repeats: the arrays hold this many blocks of samples of the same things in the same order,
-        which differ by their measurement noise. All blocks train; stopping and reporting
-        samples are of the first.
+      noise: standard deviations of measurement noise, by name in x and by name in z. Then every
+        array holds two blocks of n samples of the same things in the same order: the first as
+        they were measured, the second without that noise. Stopping and reporting samples are of
+        the first block, networks train on the second with noise that is fresh in each batch.
 
     Returns:
       The estimates by (x name, z name), and the states of all stacks.
@@ -290,19 +291,15 @@ def lower_bounds(
         for name in wanted:
             _check_state(state[name], wanted[name])
     split_key, round_key = jax.random.split(key)
-    n = next(iter(x.values())).shape[0] // repeats
+    n = next(iter(x.values())).shape[0] // (1 if noise is None else 2)
     rows = split(split_key, n, config)
-    blocks = np.arange(repeats, dtype=np.int32) * n
-    size = rows.train.shape[1]
-    # Block after block, so that the first rows are of the first.
-    further = (rows.train[:, None, :] + blocks[None, :, None]).reshape(-1, repeats * size)
-    rows = rows._replace(train=further)
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     first = fresh(init_key, x, z, config, pairs)
     fit_keys = jax.random.split(fit_key, len(rows.train))
     estimates, states = {}, {}
     for group in stacks:
         left, right = _sides(x, z, group)
+        levels = None if noise is None else _levels(noise, group)
         earlier = None if state is None else state[group.name]
 
         def tell(done: int, total: int, info: FitInfo, group: Group = group) -> None:
@@ -316,6 +313,7 @@ def lower_bounds(
             earlier: MineState | None = earlier,
             left: dict = left,
             right: dict = right,
+            levels: mine.Noise | None = levels,
             tell: Callable = tell,
         ) -> tuple:
             """Start, fit and judge some of the folds."""
@@ -323,8 +321,10 @@ def lower_bounds(
                 jax.tree.map(lambda leaf: leaf[cut], tree) for tree in (first[group.name], earlier)
             )
             here = Splits(*(part[cut] for part in rows))
-            start = _start(part, before, left, right, here, group)
-            args = (left, right, here.train, here.stop, group.config, tell, group.pairs)
+            fitted_on = here._replace(train=here.train + (0 if levels is None else n))
+            start = _start(part, before, left, right, fitted_on, levels or ({}, {}), group)
+            args = (left, right, fitted_on.train, here.stop)
+            args += (group.config, tell, group.pairs, levels)
             fitted, info = mine.fit(start, fit_keys[cut], *args)
             judge = partial(mine.evaluate_rows, fitted, left, right)
             size = here.report.shape[1]
@@ -346,7 +346,6 @@ def lower_bounds(
                 of(train),
                 _of_network(info, i),
                 mine.select(fitted, i, folds=True),
-                n,
                 group.config,
             )
         states[group.name] = fitted
@@ -428,12 +427,25 @@ def _sides(
     return left, right
 
 
+def _levels(noise: mine.Noise, group: Group) -> mine.Noise:
+    """The noise of a group's arrays, under the names that `_sides` gives them."""
+    on_x, on_z = noise
+    left, right = {}, {}
+    for (a, b), pair, swap in zip(group.asked, group.pairs, group.swapped, strict=True):
+        sides = (on_z.get(b), on_x.get(a)) if swap else (on_x.get(a), on_z.get(b))
+        for levels, name, level in zip((left, right), pair, sides, strict=True):
+            if level is not None:
+                levels[name] = jnp.asarray(level, jnp.float32)
+    return left, right
+
+
 def _start(
     fresh: MineState,
     earlier: MineState | None,
     x: dict[str, Array],
     z: dict[str, Array],
     rows: Splits,
+    noise: mine.Noise,
     group: Group,
 ) -> MineState:
     """Where a fit starts: the best of several states on the stopping samples.
@@ -451,24 +463,24 @@ def _start(
         # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
         halves = (None, 0, 1) if mine.is_labels(z[group.pairs[0][1]]) else (None,)
         for ridge, half in itertools.product(_RIDGES, halves):
-            parts = _gaussian_parts(x, z, rows.train, rows.stop, ridge, half, group)
+            parts = _gaussian_parts(x, z, rows, noise, ridge, half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             if len(halves) == 1:
                 few = [_leading(parts, count) for count in _LEADING]
                 candidates += [_with_gaussian(fresh, part, t) for part in few for t in (1.0, 0.8)]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
         if len(halves) == 1 and _can_pair(x, z, group):
-            parts = _gaussian_parts(x, z, rows.train, rows.stop, None, None, group)
+            parts = _gaussian_parts(x, z, rows, noise, None, None, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
-    return _best(candidates + warm, x, z, jnp.asarray(rows.stop), group.pairs, group.config)
+    return _best(candidates + warm, x, z, rows, group.pairs, group.config)
 
 
 def _best(
     candidates: list[MineState],
     x: dict[str, Array],
     z: dict[str, Array],
-    stop: Array,
+    rows: Splits,
     pairs: mine.Pairs,
     config: MineConfig,
 ) -> MineState:
@@ -477,8 +489,9 @@ def _best(
     The first one, T = 0, is left only for one that is better by `_CLEARLY` / √s.
     """
     best, best_values = candidates[0], None
+    stop, reporting = jnp.asarray(rows.stop), rows.report.shape[1]
     for candidate in candidates:
-        values = mine.judge(candidate, x, z, stop, pairs, config)
+        values = mine.judge(candidate, x, z, stop, reporting, pairs, config)
         values = np.where(np.isfinite(values), values, -np.inf)
         if best_values is None:
             # Of many candidates one seems better than nothing by chance: it has to be so clearly.
@@ -492,8 +505,8 @@ def _best(
 def _gaussian_parts(
     x: dict[str, Array],
     z: dict[str, Array],
-    train: np.ndarray,
-    stop: np.ndarray,
+    rows: Splits,
+    noise: mine.Noise,
     ridge: float | None,
     half: int | None,
     group: Group,
@@ -501,6 +514,7 @@ def _gaussian_parts(
     """Means, maps and strengths of every network of a group, with a leading axis of folds.
 
     With `half` only that half of the columns of x is used; without a ridge columns are paired.
+    Training rows are without their noise: its variance is added to the columns' in closed form.
     """
     labels = mine.is_labels(z[group.pairs[0][1]])
     made = []
@@ -517,7 +531,11 @@ def _gaussian_parts(
         else:
             part = _discriminant if labels else _canonical
             fit = partial(part, left, right, ridge=ridge, width=width)
-        folds = [fit(jnp.asarray(t), jnp.asarray(s)) for t, s in zip(train, stop, strict=True)]
+        levels = jnp.array([noise[0].get(a, 0.0), noise[1].get(b, 0.0)])
+        folds = [
+            fit(jnp.asarray(train), jnp.asarray(stop), levels)
+            for train, stop in zip(rows.train, rows.stop, strict=True)
+        ]
         made.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *folds))
     return made
 
@@ -531,7 +549,7 @@ def _leading(parts: list[dict], count: int) -> list[dict]:
 
 @partial(jax.jit, static_argnames="width")
 def _canonical(
-    x: Array, z: Array, train: Array, stop: Array, *, ridge: float, width: int
+    x: Array, z: Array, train: Array, stop: Array, levels: Array, *, ridge: float, width: int
 ) -> dict[str, Array]:
     """The log density ratio of a Gaussian pair with the training samples' covariances.
 
@@ -547,18 +565,20 @@ def _canonical(
     x_mean, z_mean = x[train].mean(0), z[train].mean(0)
     left, right = x[train] - x_mean[None], z[train] - z_mean[None]
 
-    def root(values: Array) -> Array:
+    def root(values: Array, noise: Array) -> Array:
         covariance = values.T @ values / m
         level = jnp.trace(covariance) / covariance.shape[0] + 1e-9
-        covariance += (ridge + 1e-4) * level * jnp.eye(covariance.shape[0])
+        covariance += ((ridge + 1e-4) * level + noise**2) * jnp.eye(covariance.shape[0])
         return jnp.linalg.inv(jnp.linalg.cholesky(covariance))
 
-    x_root, z_root = root(left), root(right)
+    x_root, z_root = root(left, levels[0]), root(right, levels[1])
     u, _, v = jnp.linalg.svd(x_root @ (left.T @ right / m) @ z_root.T, full_matrices=False)
     k = min(width, u.shape[1])
     maps = []
-    for side, directions in ((left, x_root.T @ u[:, :k]), (right, z_root.T @ v[:k].T)):
-        spread = jnp.std(side @ directions, axis=0)
+    both = (left, x_root.T @ u[:, :k]), (right, z_root.T @ v[:k].T)
+    for (side, directions), noise in zip(both, levels, strict=True):
+        own = noise**2 * jnp.sum(jnp.square(directions), axis=0)
+        spread = jnp.sqrt(jnp.var(side @ directions, axis=0) + own)
         maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf)[None])
     a, b = (x[stop] - x_mean[None]) @ maps[0], (z[stop] - z_mean[None]) @ maps[1]
     a, b = a - a.mean(0)[None], b - b.mean(0)[None]
@@ -574,9 +594,9 @@ def _canonical(
     }
 
 
-def _inverse_spread(values: Array) -> Array:
-    """One over each centred column's root mean square; 0 for constant ones."""
-    spread = jnp.sqrt(jnp.mean(values * values, axis=0))
+def _inverse_spread(values: Array, noise: ArrayLike = 0.0) -> Array:
+    """One over each centred column's root mean square with this noise; 0 for constant ones."""
+    spread = jnp.sqrt(jnp.mean(values * values, axis=0) + jnp.square(noise))
     return jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0)
 
 
@@ -589,10 +609,14 @@ def _gap(a: Array, b: Array, n: int) -> Array:
 
     From their difference, since ρ itself has no digits left near 1.
     """
-    below_one = jnp.mean((a - b) ** 2, axis=0) / 2
+    return _gap_of(jnp.mean((a - b) ** 2, axis=0) / 2, a, b, n)
+
+
+def _gap_of(below_one: Array, a: Array, b: Array, n: int) -> Array:
+    """1 − ρ² from 1 − ρ."""
     gap = below_one * (2 - below_one) / (1 - 1 / n)
     # A constant column's difference from anything says nothing.
-    varies = (jnp.mean(a * a, axis=0) > 0.5) & (jnp.mean(b * b, axis=0) > 0.5)
+    varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0)
     return jnp.where(varies & (below_one < 1), jnp.clip(gap, _LEAST_GAP, 1.0), 1.0)
 
 
@@ -603,7 +627,9 @@ def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
 
 
 @partial(jax.jit, static_argnames="width")
-def _paired(x: Array, z: Array, train: Array, stop: Array, *, width: int) -> dict[str, Array]:
+def _paired(
+    x: Array, z: Array, train: Array, stop: Array, levels: Array, *, width: int
+) -> dict[str, Array]:
     """`_canonical` where column k of x belongs to column k of z, as with z = x + noise.
 
     Both sides are turned alike, by the eigenvectors of the symmetric part of their
@@ -618,8 +644,11 @@ def _paired(x: Array, z: Array, train: Array, stop: Array, *, width: int) -> dic
     _, axes = jnp.linalg.eigh((cross + cross.T) / 2)
     a, b = left @ axes, right @ axes
     sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
-    gap = _gap(_unit(a), _unit(b) * sign[None, :], m)
-    maps = [axes * _inverse_spread(a)[None, :], axes * (_inverse_spread(b) * sign)[None, :]]
+    on_x, on_z = _inverse_spread(a, levels[0]), _inverse_spread(b, levels[1]) * sign
+    a, b = a * on_x[None, :], b * on_z[None, :]
+    noise = (levels[0] * on_x) ** 2 + (levels[1] * on_z) ** 2
+    gap = _gap_of((jnp.mean((a - b) ** 2, axis=0) + noise) / 2, a, b, m)
+    maps = [axes * on_x[None, :], axes * on_z[None, :]]
     padding = ((0, 0), (0, width - d))
     return {
         "x_mean": x_mean,
@@ -632,7 +661,7 @@ def _paired(x: Array, z: Array, train: Array, stop: Array, *, width: int) -> dic
 
 @partial(jax.jit, static_argnames="width")
 def _discriminant(
-    x: Array, z: Array, train: Array, stop: Array, *, ridge: float, width: int
+    x: Array, z: Array, train: Array, stop: Array, levels: Array, *, ridge: float, width: int
 ) -> dict[str, Array]:
     """Linear discriminant analysis (Fisher 1936): the log density ratio of Gaussian classes.
 
@@ -648,7 +677,7 @@ def _discriminant(
     counts = right.sum(0)
     means = right.T @ left / jnp.maximum(counts, 1)[:, None]
     within = left - right @ means
-    covariance = within.T @ within / train.shape[0]
+    covariance = within.T @ within / train.shape[0] + levels[0] ** 2 * jnp.eye(x.shape[1])
     diagonal = jnp.diag(jnp.diag(covariance))
     share = jnp.minimum(1.0, 2 * x.shape[1] / train.shape[0] + 3 * ridge)
     level = jnp.trace(covariance) / x.shape[1]
@@ -862,8 +891,9 @@ def _principal_components(columns: Array) -> Array:
 
 
 def moments(images: ArrayLike) -> np.ndarray:
-    """Where the light of an image is and how it is spread (Hu 1962, moments up to the second order).
+    """Where the light of an image is and how it is spread (moments up to the second order).
 
+    Hu 1962, "Visual pattern recognition by moment invariants".
     A pixel's weight is the square of its difference from its image's median, summed over the
     channels, so that a flat background and weak noise count little, and dark on bright is the same
     as bright on dark.
@@ -955,11 +985,10 @@ def _estimate(
     train: tuple[bounds.HeldOut, ...],
     info: FitInfo,
     state: MineState,
-    n: int,
     config: MineConfig,
 ) -> Estimate:
     """One network's estimate; each value comes in both forms, with the folds in front."""
-    value = mine.better_form(stop[0].nats, stop[1].nats, n, config)
+    value = mine.better_form(stop[0].nats, stop[1].nats, report[0].influence.shape[-1])
     robust = np.asarray(value != stop[0].nats)  # for each fold
 
     def chosen(forms: tuple[bounds.HeldOut, ...]) -> bounds.HeldOut:

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -25,7 +25,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from mine_jax import classifier, estimator, exact, lenet, records
+from mine_jax import classifier, estimator, exact, lenet, mine, records
 from mine_jax.classifier import ClassifierConfig, ClassifierState
 from mine_jax.estimator import Estimate
 from mine_jax.mine import Array, MineConfig, MineState
@@ -37,8 +37,8 @@ Noise = Literal["relative", "absolute"]
 # waiting for gains far below the standard errors.
 ROUND = MineConfig(cross_fit=False, min_gain=2e-3, max_steps=3000)
 
-# Noise is free: so many draws of it for each input that trains. One draw reports.
-NOISE_DRAWS = 4
+# Fresh noise in each batch has to be averaged out, and is hard to over-fit.
+ROUND_WITH_NOISE = replace(ROUND, batch_size=512, patience=8, weight_decay=0.05)
 
 # Inputs that a reference is averaged over: its cost grows with the units, and a layer with many
 # is far from zero nats, where fewer inputs do.
@@ -63,7 +63,7 @@ class PlaneConfig:
         "absolute": of 1, so that σ is the same number for all layers and epochs, in the units of
         the activations.
       classifier: how the model is trained.
-      mine: how the statistics networks are.
+      mine: how the statistics networks are; None for `ROUND`, or `ROUND_WITH_NOISE` if there is.
     """
 
     epochs: int = 40
@@ -75,9 +75,11 @@ class PlaneConfig:
     noise_std: float = 0.0
     noise: Noise = "relative"
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    mine: MineConfig = ROUND
+    mine: MineConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.mine is None:
+            object.__setattr__(self, "mine", ROUND_WITH_NOISE if self.noise_std else ROUND)
         problems = [
             f"{name} must be at least {least}, got {getattr(self, name)}"
             for name, least in (("epochs", 0), ("probe_every", 1), ("probe_size", 20), ("seed", 0))
@@ -101,20 +103,22 @@ class Observed(NamedTuple):
     """A layer that is observed with measurement noise, T = L + σε.
 
     Attributes:
-      clean: L, prepared, (draws · n, units): the n inputs as often as there are draws.
-      noisy: T, prepared likewise, (draws · n, units), with noise of its own in each row.
+      clean: L, prepared, (n, units).
+      noisy: T, one draw of it, prepared, (n, units).
+      quiet: T without its noise, in the units of `noisy`, (n, units).
+      level: the noise's standard deviation in those units.
       noise_std: σ, in the units of the activations.
       reference: I(X; T) and I(Y; T) in nats where X is one of these n inputs. A statistics network
         is judged on inputs that it has not seen and cannot know their places: where the noise is
         small beside the distance of inputs, the reference for Y is above what can be learnt.
-      draws: of the noise for each input.
     """
 
     clean: Array
     noisy: Array
+    quiet: Array
+    level: float
     noise_std: float
     reference: exact.NoisyLayer
-    draws: int = 1
 
 
 class Result(NamedTuple):
@@ -262,17 +266,17 @@ def observe(
     noise_key, reference_key = jax.random.split(key)
     rows = _REFERENCE_ROWS_WIDE if flat.shape[1] > _WIDE else _REFERENCE_ROWS
     reference = exact.noisy_layer(reference_key, flat, noise_std, labels, rows=rows)
-    noisy = np.array(jax.random.normal(noise_key, (NOISE_DRAWS, *flat.shape)))
-    noisy *= noise_std
-    noisy += flat
-    noisy = noisy.reshape(-1, flat.shape[1])
-    noisy = estimator.prepare(noisy, name, scale="common")
+    noise = noise_std * np.asarray(jax.random.normal(noise_key, flat.shape))
+    mean = flat.mean(axis=0, dtype=np.float64) + noise.mean(axis=0, dtype=np.float64)
+    quiet = flat - mean.astype(np.float32)
+    unit = math.sqrt(np.mean(np.square(quiet + noise), dtype=np.float64))
+    quiet, noise = quiet / unit, noise / unit
     if clean.shape[1] > estimator.WIDE:
-        # Both on the clean layer's axes: the noise stays the same in all directions.
+        # All on the clean layer's axes: the noise stays the same in all directions.
         axes = estimator.principal_axes(clean, estimator.WIDE)
-        clean, noisy = clean @ axes, noisy @ axes
-    clean = jax.numpy.tile(clean, (NOISE_DRAWS, 1))
-    return Observed(clean, noisy, noise_std, reference, NOISE_DRAWS)
+        clean, quiet, noise = (values @ axes for values in (clean, quiet, noise))
+    quiet, noise = jax.numpy.asarray(quiet), jax.numpy.asarray(noise)
+    return Observed(clean, quiet + noise, quiet, noise_std / unit, noise_std, reference)
 
 
 def measure(
@@ -341,13 +345,13 @@ def measure(
             round_number=epoch,
             on_progress=on_progress,
             pairs=tuple(inputs.pairs.values()),
-            repeats=inputs.draws,
+            noise=inputs.noise,
         )
     seconds = time.perf_counter() - started
     rows = []
     for variable in dict.fromkeys(variable for variable, _ in inputs.pairs):
         own = {name: estimates[inputs.pairs[variable, name]] for name in layers}
-        chosen = {name: (name, own[name]) for name in layers} if inputs.noisy else _chain(own)
+        chosen = {name: (name, own[name]) for name in layers} if inputs.noise else _chain(own)
         earlier: Estimate | None = None
         for name, layer in layers.items():
             rows.append(
@@ -365,40 +369,41 @@ class _Inputs(NamedTuple):
     """What the networks of a round are fitted to.
 
     Attributes:
-      x: names to prepared samples, (n, features).
+      x: names to prepared samples, (n, features); with noise (2n, features), see
+        `estimator.lower_bounds`.
       z: likewise, by layer.
       pairs: the names in `x` and `z` of each (variable, layer).
-      noisy: whether the layers are observed with noise.
+      noise: its standard deviations by name in x and in z; None without noise.
     """
 
     x: dict[str, Any]
     z: dict[str, Any]
     pairs: dict[tuple[str, str], tuple[str, str]]
-    noisy: bool
-    draws: int
+    noise: mine.Noise | None = None
 
 
 def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
     observed = [isinstance(layer, Observed) for layer in layers.values()]
     if not any(observed):
         pairs = {(variable, name): (variable, name) for variable in variables for name in layers}
-        return _Inputs(dict(variables), dict(layers), pairs, False, 1)
+        return _Inputs(dict(variables), dict(layers), pairs)
     if not all(observed):
         raise ValueError("layers must all be observed with noise, or none of them")
-    draws = next(iter(layers.values())).draws
-    others = {
-        variable: jax.numpy.tile(value, (draws, 1))
-        for variable, value in variables.items()
-        if variable != "x"
-    }
+
+    def blocks(first: Array, second: Array) -> Array:
+        return jax.numpy.concatenate([first, second])
+
+    others = {name: blocks(value, value) for name, value in variables.items() if name != "x"}
+    noisy = {name: blocks(layer.noisy, layer.quiet) for name, layer in layers.items()}
+    clean = {f"x:{name}": blocks(layer.clean, layer.clean) for name, layer in layers.items()}
     # The noisy side first: the InfoNCE form compares, for each of its samples, all of the other
     # side, and then the density of T, which is hard to learn, cancels.
-    noisy = {f"T:{name}": layer.noisy for name, layer in layers.items()}
-    clean = {f"x:{name}": layer.clean for name, layer in layers.items()}
+    first = {f"T:{name}": value for name, value in noisy.items()}
     pairs = {("x", name): (f"T:{name}", f"x:{name}") for name in layers}
     pairs |= {(variable, name): (variable, name) for variable in others for name in layers}
-    plain = {name: layer.noisy for name, layer in layers.items()}
-    return _Inputs(noisy | others, plain | clean, pairs, True, draws)
+    levels = {name: layer.level for name, layer in layers.items()}
+    noise = {f"T:{name}": level for name, level in levels.items()}, levels
+    return _Inputs(first | others, noisy | clean, pairs, noise)
 
 
 def _chain(own: Mapping[str, Estimate]) -> dict[str, tuple[str, Estimate]]:
@@ -527,16 +532,18 @@ def _abstract(
         if not config.noise_std:
             return jax.eval_shape(lambda: estimator.prepare(nothing, name))
         width = min(math.prod(nothing.shape[1:]), estimator.WIDE)  # as `observe` leaves it
-        shape = jax.ShapeDtypeStruct((NOISE_DRAWS * len(nothing), width), np.float32)
+        zeros = np.broadcast_to(np.float32(0), (len(nothing), width))
         reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
-        return Observed(shape, shape, config.noise_std, reference, NOISE_DRAWS)
+        return Observed(zeros, zeros, zeros, 1.0, config.noise_std, reference)
 
     layers = {name: prepared(name) for name in config.layers}
-    inputs = _inputs(variables, layers)
-    pairs = tuple(inputs.pairs.values())
-    networks = jax.eval_shape(
-        lambda key: estimator.fresh(key, inputs.x, inputs.z, config.mine, pairs), jax.random.key(0)
-    )
+
+    def networks(key: Array) -> dict[str, MineState]:
+        inputs = _inputs(variables, layers)
+        pairs = tuple(inputs.pairs.values())
+        return estimator.fresh(key, inputs.x, inputs.z, config.mine, pairs)
+
+    networks = jax.eval_shape(networks, jax.random.key(0))
     return {"classifier": jax.eval_shape(lambda: state), "networks": networks}
 
 

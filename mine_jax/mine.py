@@ -29,6 +29,7 @@ Array = jax.Array
 Arrays = Array | Mapping[str, Array]
 Pairs = tuple[tuple[str, str], ...]
 Inputs = tuple[Array, ...]
+Noise = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
 
 NETWORKS = ("auto", "convolutional", *KINDS)
 REPORTED = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
@@ -346,6 +347,7 @@ def fit(
     config: MineConfig,
     on_progress: Callable[[int, int, FitInfo], None] | None = None,
     pairs: Pairs | None = None,
+    noise: Noise | None = None,
 ) -> tuple[MineState, FitInfo]:
     """Train until the stopping samples show no more gain; return the state that they chose.
 
@@ -367,6 +369,8 @@ def fit(
       config: the configuration.
       on_progress: called after each check with the steps done, `max_steps` and the report so far.
       pairs: the (x name, z name) of the networks; default: all combinations.
+      noise: standard deviations of Gaussian noise that is added afresh to each training batch, by
+        name in x and by name in z; then `train_rows` are rows without that noise.
 
     Returns:
       The chosen state of each network, and the report.
@@ -391,9 +395,8 @@ def fit(
         state = jax.tree.map(lambda leaf: leaf[None], state)
         train_rows, stop_rows = train_rows[None], stop_rows[None]
     keys = key if jnp.ndim(key) else jax.random.split(key, len(train_rows)) if folded else key[None]
-    best, info = _fit(
-        state, keys, np.asarray(train_rows), np.asarray(stop_rows), x, z, config, on_progress, pairs
-    )
+    rows = np.asarray(train_rows), np.asarray(stop_rows)
+    best, info = _fit(state, keys, *rows, x, z, config, on_progress, pairs, noise or ({}, {}))
 
     def shaped(values: np.ndarray) -> np.ndarray:
         values = values if stacked else values[..., 0]
@@ -413,12 +416,15 @@ def _fit(
     config: MineConfig,
     on_progress: Callable[[int, int, FitInfo], None] | None,
     pairs: Pairs,
+    noise: Noise,
 ) -> tuple[MineState, FitInfo]:
     """The loop of `fit`: folds in front of all that has folds."""
     shape = (len(keys), len(pairs))
+    # As many as the part that neither trains nor stops.
+    reporting = (train_rows.shape[1] + stop_rows.shape[1]) // (config.folds - 1)
     generators = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in keys]
     stop_rows = jnp.asarray(stop_rows)
-    nats = np.asarray(judge(state, x, z, stop_rows, pairs, config))
+    nats = np.asarray(judge(state, x, z, stop_rows, reporting, pairs, config))
     best, batch, stop = state, [np.full(shape, np.nan, np.float32)], [nats]
     best_nats = np.where(np.isfinite(nats), nats, -np.inf)
     best_step, waited, falls, steps = (np.zeros(shape, np.int32) for _ in range(4))
@@ -441,8 +447,9 @@ def _fit(
         batches = np.stack(
             [_batches(*fold, config) for fold in zip(generators, train_rows, strict=True)]
         )
-        state, batch_nats = _chunk(state, rate, batches, x, z, pairs, config)
-        nats = np.asarray(judge(state, x, z, stop_rows, pairs, config))
+        noise_keys = jax.vmap(lambda key, chunk=chunk: jax.random.fold_in(key, chunk))(keys)
+        state, batch_nats = _chunk(state, rate, batches, noise_keys, noise, x, z, pairs, config)
+        nats = np.asarray(judge(state, x, z, stop_rows, reporting, pairs, config))
         # The running average of a network that has ended still moves; its value does not.
         nats = np.where(done, best_nats, nats)
         steps = steps + np.where(done, 0, config.check_every).astype(np.int32)
@@ -501,12 +508,18 @@ def evaluate_rows(
 
 
 def judge(
-    state: MineState, x: dict, z: dict, rows: Array, pairs: Pairs, config: MineConfig
+    state: MineState,
+    x: dict,
+    z: dict,
+    rows: Array,
+    reporting: int,
+    pairs: Pairs,
+    config: MineConfig,
 ) -> Array:
     """The stopping criterion (see `fit`) on rows (folds, s): (folds, networks)."""
     pairings = None if config.separable else config.stop_pairings
     forms = evaluate_rows(state, x, z, rows, pairs, config, pairings)
-    return better_form(forms[0].nats, forms[1].nats, _rows(x), config)
+    return better_form(forms[0].nats, forms[1].nats, reporting)
 
 
 def select(state: MineState, network: int, *, folds: bool = False) -> MineState:
@@ -586,6 +599,8 @@ def _chunk(
     state: MineState,
     rate: Array,
     batches: Array,
+    keys: Array,
+    noise: Noise,
     x: dict,
     z: dict,
     pairs: Pairs,
@@ -594,17 +609,31 @@ def _chunk(
     """A step for each of `batches` (folds, steps, b) at the rates (folds, networks)."""
     weights = _class_weights(z, pairs)
 
-    def one_fold(state: MineState, rate: Array, batches: Array) -> tuple[MineState, Array]:
+    def one_fold(
+        state: MineState, rate: Array, batches: Array, key: Array
+    ) -> tuple[MineState, Array]:
         def body(state: MineState, rows: Array) -> tuple[MineState, Array]:
-            batch_x = {name: value[rows] for name, value in x.items()}
-            batch_z = {name: value[rows] for name, value in z.items()}
+            x_key, z_key = jax.random.split(jax.random.fold_in(key, state.steps))
+            batch_x = _noisy(x_key, {name: value[rows] for name, value in x.items()}, noise[0])
+            batch_z = _noisy(z_key, {name: value[rows] for name, value in z.items()}, noise[1])
             state, info = _update(state, batch_x, batch_z, weights, rate, pairs, config)
             return state, info.bound
 
         state, batch_nats = jax.lax.scan(body, state, batches)
         return state, jnp.mean(batch_nats, 0)
 
-    return jax.vmap(one_fold)(state, rate, batches)
+    return jax.vmap(one_fold)(state, rate, batches, keys)
+
+
+def _noisy(key: Array, batch: dict[str, Array], levels: Mapping[str, ArrayLike]) -> dict:
+    """The batch with noise of these standard deviations."""
+    keys = dict(zip(sorted(batch), jax.random.split(key, len(batch)), strict=True))
+    return {
+        name: value + levels[name] * jax.random.normal(keys[name], value.shape)
+        if name in levels
+        else value
+        for name, value in batch.items()
+    }
 
 
 @jax.jit
@@ -759,19 +788,16 @@ def _class_weights(z: dict, pairs: Pairs) -> Array | None:
     return jnp.log(shares)
 
 
-def better_form(
-    donsker_varadhan: ArrayLike, infonce: ArrayLike, n: int, config: MineConfig
-) -> np.ndarray:
+def better_form(donsker_varadhan: ArrayLike, infonce: ArrayLike, reporting: int) -> np.ndarray:
     """The value on stopping samples in the form that they choose.
 
     Args:
       donsker_varadhan: the value in that form.
       infonce: the value in the other.
-      n: the number of all samples.
-      config: the configuration; its folds give the number of reporting samples.
+      reporting: the number of samples that report together.
     """
     donsker_varadhan, infonce = np.asarray(donsker_varadhan), np.asarray(infonce)
-    trusted = np.isfinite(donsker_varadhan) & (donsker_varadhan <= np.log(n // config.folds))
+    trusted = np.isfinite(donsker_varadhan) & (donsker_varadhan <= np.log(reporting))
     return np.where(trusted, np.maximum(donsker_varadhan, infonce), infonce)
 
 

@@ -461,7 +461,7 @@ def test_rows_keep_their_places():
     np.testing.assert_allclose(estimator.prepare(values[order]), prepared[order], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(200, 160), (200, 5, 4, 8), (200, 16, 10)])
+@pytest.mark.parametrize("shape", [(200, 160), (200, 5, 3, 12), (200, 16, 10)])
 def test_what_is_wide_becomes_principal_components(shape):
     rng = np.random.default_rng(0)
     values = rng.normal(size=shape)
@@ -477,6 +477,79 @@ def test_what_is_wide_becomes_principal_components(shape):
     # One number for all columns: their geometry stays.
     moved = np.asarray(estimator.prepare(1e6 * values + 3))
     np.testing.assert_allclose(np.abs(moved), np.abs(prepared), atol=1e-2)
+
+
+def shapes(n=400, seed=0):
+    """Images of one ellipse each, bright on dark, and what is known of it."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(6, 14, (n, 2))
+    along, across, angle = rng.uniform(2, 3, n), rng.uniform(1, 1.5, n), rng.uniform(0, np.pi, n)
+    down, right = np.mgrid[:20, :20]
+    off_row, off_column = (
+        grid[None] - place[:, None, None]
+        for grid, place in zip((down, right), centre.T, strict=True)
+    )
+    cos, sin = (f(angle)[:, None, None] for f in (np.cos, np.sin))
+    far = (cos * off_row + sin * off_column) / along[:, None, None]
+    near = (cos * off_column - sin * off_row) / across[:, None, None]
+    return np.exp(-(far**2 + near**2) / 2)[..., None], centre, along, across, angle
+
+
+def test_the_moments_of_an_image_are_those_of_its_shape():
+    images, centre, along, across, angle = shapes()
+    found = estimator.moments(images)
+    np.testing.assert_allclose(found[:, 2:4], centre, atol=0.1)
+    # The square of a Gaussian bump has half its variance.
+    spread = (along**2 + across**2) / 2
+    np.testing.assert_allclose(found[:, 4] + found[:, 5], spread, rtol=0.05)
+    long = (along**2 - across**2) / (along**2 + across**2)
+    np.testing.assert_allclose(found[:, 6], long * np.cos(2 * angle), atol=0.03)
+    np.testing.assert_allclose(found[:, 7], long * np.sin(2 * angle), atol=0.03)
+    light = np.log(np.pi * along * across)
+    np.testing.assert_allclose(found[:, 1], light, atol=0.05)
+    np.testing.assert_allclose(found[:, 0], 2 * np.pi * along * across / 400, rtol=0.02)
+    # Dark on bright, in other units, in two channels: the shape is the same.
+    other = np.concatenate([5 - 3 * images, 3 * images], axis=-1)
+    np.testing.assert_allclose(estimator.moments(other)[:, 2:], found[:, 2:], atol=1e-6)
+    far = estimator.moments(np.concatenate([images[:5] * 1e200, 0 * images[:5]]))
+    np.testing.assert_allclose(far[:5, 2:], found[:5, 2:], atol=1e-6)
+    np.testing.assert_array_equal(far[5:, 1:], 0)
+
+
+def test_images_are_their_moments_and_principal_components():
+    images, centre, *_ = shapes()
+    prepared = np.asarray(estimator.prepare(images))
+    assert prepared.shape == (400, 8 + estimator.COMPONENTS)
+    ranks = [np.argsort(column) for column in (prepared[:, 2], centre[:, 0])]
+    assert np.mean(np.abs(np.argsort(ranks[0]) - np.argsort(ranks[1]))) < 3
+    np.testing.assert_allclose(prepared[:, :6].std(0), 1, rtol=1e-3)
+    # 400 columns may be the pixels of 20 by 20, which they are here.
+    flat = np.asarray(estimator.prepare(images.reshape(400, -1)))
+    np.testing.assert_array_equal(flat, prepared)
+
+
+def test_noise_that_is_fresh_in_each_batch_is_that_of_the_channel():
+    """ln 2 / 2 for noise of the variance of x, though the rows that train have none."""
+    n = 2000
+    x = np.random.default_rng(0).normal(size=(n, 1)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=(n, 1)).astype(np.float32)
+    config = mine.MineConfig(cross_fit=False, hidden=16, max_steps=300, batch_size=128)
+    x_blocks, z_blocks = (
+        jnp.asarray(np.tile(x, (2, 1))),
+        jnp.asarray(np.concatenate([x + noise, x])),
+    )
+    for gaussian_start in (True, False):
+        found, _ = estimator.lower_bounds(
+            {"x": x_blocks},
+            {"z": z_blocks},
+            key=jax.random.key(0),
+            config=replace(config, gaussian_start=gaussian_start),
+            noise=({}, {"z": 1.0}),
+        )
+        value = found["x", "z"]
+        assert value.nats == pytest.approx(math.log(2) / 2, abs=0.02 + 3 * value.stderr)
+        # Batches have the channel's noise, not that of x beside itself.
+        assert np.nanmax(value.history.batch_nats) < 0.6
 
 
 def test_images_keep_their_shape_if_they_are_told_to():

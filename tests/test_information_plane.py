@@ -246,6 +246,8 @@ def test_the_flags_offer_what_the_library_has(script):
     assert script.BOUNDS == bounds.BOUNDS
     for noise in script.NOISES:
         assert information_plane.PlaneConfig(noise=noise).noise == noise
+    assert information_plane.PlaneConfig().mine == information_plane.ROUND
+    assert information_plane.PlaneConfig(noise_std=1).mine == information_plane.ROUND_WITH_NOISE
     with pytest.raises(ValueError, match=r"noise must be one of .*got 'both'"):
         information_plane.PlaneConfig(noise="both")
     for bad in (-1.0, math.nan, math.inf):
@@ -303,11 +305,14 @@ def test_the_error_of_a_drop_is_that_of_paired_samples():
     x = rng.normal(size=(600, 1))
     z = x + rng.normal(size=(600, 1))
     # Observed ones, as their own networks are judged whatever the other's value is.
+    nothing = exact.NoisyLayer(0, 0, 0, 0, 0)
+    noisy = {"a": estimator.prepare(z), "b": estimator.prepare(2 * z + 1e-3 * x)}
+    quiet = jnp.asarray(x / math.sqrt(2), jnp.float32)
     layers = {
         name: information_plane.Observed(
-            estimator.prepare(x), estimator.prepare(value), 1.0, exact.NoisyLayer(0, 0, 0, 0, 0)
+            estimator.prepare(x), value, quiet, 1 / math.sqrt(2), 1.0, nothing
         )
-        for name, value in (("a", z), ("b", 2 * z + 1e-3 * x))
+        for name, value in noisy.items()
     }
     config = information_plane.PlaneConfig(
         layers=("a", "b"),
@@ -450,7 +455,7 @@ def test_the_noise_of_a_layer(noise, noise_std):
     shaped = values.reshape(300, 2, 3)
     observed = information_plane.observe(jax.random.key(0), shaped, labels, config)
     assert observed.noise_std == pytest.approx(wanted, rel=1e-5)
-    assert len(observed.clean) == len(observed.noisy) == 300 * observed.draws
+    assert len(observed.clean) == len(observed.noisy) == len(observed.quiet) == 300
     reference = exact.noisy_layer(jax.random.key(9), values, wanted, labels, draws=20)
     for got, truth in zip(observed.reference[:4:2], reference[:4:2], strict=True):
         assert got == pytest.approx(truth, abs=4 * observed.reference.x_stderr)
@@ -460,6 +465,13 @@ def test_the_noise_of_a_layer(noise, noise_std):
     np.testing.assert_allclose(scale, scale[0], rtol=1e-4)
     # The least squares of T on L, unit by unit, leave the noise.
     noisy = np.asarray(observed.noisy)
+    np.testing.assert_allclose(noisy.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.mean(noisy**2), 1, rtol=1e-4)
+    alone = noisy - np.asarray(observed.quiet)
+    np.testing.assert_allclose(alone.std(axis=0), observed.level, rtol=0.2)
+    # Without its noise T is the layer, in units in which the noise is `level`.
+    quiet = np.asarray(observed.quiet) * observed.noise_std / observed.level
+    np.testing.assert_allclose(quiet.std(axis=0), values.std(axis=0), rtol=1e-4)
     slope = (clean * noisy).mean(axis=0) / (clean * clean).mean(axis=0)
     left = (noisy - slope * clean).std(axis=0) / slope * scale
     np.testing.assert_allclose(left, wanted, rtol=0.2)
@@ -495,7 +507,7 @@ def test_noisy_layers_are_judged_against_their_clean_selves_and_keep_their_netwo
     def observed(value):
         clean, noisy = jnp.full((12, 3), value), jnp.full((12, 3), value + 0.5)
         reference = exact.NoisyLayer(2.0 + value, 0.02, 1.0 + value, 0.01, 12)
-        return information_plane.Observed(clean, noisy, 0.25, reference)
+        return information_plane.Observed(clean, noisy, clean - 1, 0.5, 0.25, reference)
 
     estimates = {
         ("T:a", "x:a"): estimate(1.0, 1.0),
@@ -507,9 +519,12 @@ def test_noisy_layers_are_judged_against_their_clean_selves_and_keep_their_netwo
     found, call = measured(estimates, layers=layers)  # the images are there, and are not used
     assert set(call["pairs"]) == set(estimates)
     assert set(call["x"]) == {"T:a", "T:b", "y"}
-    assert call["x"]["T:b"] is layers["b"].noisy
-    assert call["z"]["x:b"] is layers["b"].clean
-    assert call["z"]["b"] is layers["b"].noisy
+    # As measured, and then without the noise, which comes afresh in each batch.
+    for side, name in (("x", "T:b"), ("z", "b")):
+        np.testing.assert_array_equal(call[side][name][:12], layers["b"].noisy)
+        np.testing.assert_array_equal(call[side][name][12:], layers["b"].quiet)
+    np.testing.assert_array_equal(call["z"]["x:b"], jnp.tile(layers["b"].clean, (2, 1)))
+    assert call["noise"] == ({"T:a": 0.5, "T:b": 0.5}, {"a": 0.5, "b": 0.5})
     assert list(found) == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
     assert networks(found) == networks(found, "y") == "ab"
     wanted = {("x", "a"): (2.0, 0.02), ("x", "b"): (2.25, 0.02)}

@@ -680,8 +680,7 @@ def test_a_start_that_is_not_finite_is_left_for_the_first_that_is(told):
     ],
 )
 def test_the_form_on_the_stopping_samples(donsker_varadhan, infonce, wanted):
-    config = replace(CONFIG, folds=3)
-    value = mine.better_form(np.array([donsker_varadhan]), np.array([infonce]), 300, config)
+    value = mine.better_form(np.array([donsker_varadhan]), np.array([infonce]), 100)
     np.testing.assert_array_equal(value, [wanted])
 
 
