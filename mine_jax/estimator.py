@@ -30,6 +30,7 @@ _COLUMNS_AT_ONCE = 512
 _CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
+_FLOORS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
 _LEADING = (1, 2, 3, 4, 6, 8, 12)  # numbers of canonical pairs
 _CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
@@ -452,24 +453,27 @@ def _start(
 
     * fresh networks, whose T is 0;
     * the Gaussian part in closed form from the training samples, with several ridges, each
-      shrunk by several temperatures (for labels also from either half of the columns, for sides of
-      equal width also with their columns paired);
+      shrunk by several temperatures, and of its first canonical pairs alone (for labels instead
+      from either half of the columns, and without what may be chance in a class's mean; for sides
+      of equal width also with their columns paired);
     * for a warm start the earlier networks as they are, and with the Gaussian part renewed.
     """
     candidates = [fresh]
     warm = [] if earlier is None else [earlier]
     # A user's own network has no Gaussian part.
     if group.config.gaussian_start and any(fresh.params["x_first"]):
+        labels = mine.is_labels(z[group.pairs[0][1]])
         # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
-        halves = (None, 0, 1) if mine.is_labels(z[group.pairs[0][1]]) else (None,)
-        for ridge, half in itertools.product(_RIDGES, halves):
-            parts = _gaussian_parts(x, z, rows, noise, ridge, half, group)
+        halves = (None, 0, 1) if labels else (None,)
+        ridges, floors = (_RIDGES[1:], _FLOORS) if labels else (_RIDGES, (0.0,))
+        for ridge, half, floor in itertools.product(ridges, halves, floors):
+            parts = _gaussian_parts(x, z, rows, noise, (ridge, floor), half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
-            if len(halves) == 1:
+            if not labels:
                 few = [_leading(parts, count) for count in _LEADING]
                 candidates += [_with_gaussian(fresh, part, t) for part in few for t in (1.0, 0.8)]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
-        if len(halves) == 1 and _can_pair(x, z, group):
+        if not labels and _can_pair(x, z, group):
             parts = _gaussian_parts(x, z, rows, noise, None, None, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
@@ -507,13 +511,14 @@ def _gaussian_parts(
     z: dict[str, Array],
     rows: Splits,
     noise: mine.Noise,
-    ridge: float | None,
+    shrinking: tuple[float, float] | None,
     half: int | None,
     group: Group,
 ) -> list[dict]:
     """Means, maps and strengths of every network of a group, with a leading axis of folds.
 
-    With `half` only that half of the columns of x is used; without a ridge columns are paired.
+    With `half` only that half of the columns of x is used; `shrinking` is the ridge and, for
+    labels, the floor of `_discriminant`; without it columns are paired.
     Training rows are without their noise: its variance is added to the columns' in closed form.
     """
     labels = mine.is_labels(z[group.pairs[0][1]])
@@ -526,11 +531,13 @@ def _gaussian_parts(
             left = left * ((jnp.arange(left.shape[1]) >= middle) == half)[None, :]
         right = z[b].reshape(n, -1).astype(jnp.float32)
         width = mine.canonical_width(x, z, group.pairs, group.config)
-        if ridge is None:
+        if shrinking is None:
             fit = partial(_paired, left, right, width=width)
+        elif labels:
+            ridge, floor = shrinking
+            fit = partial(_discriminant, left, right, ridge=ridge, floor=floor, width=width)
         else:
-            part = _discriminant if labels else _canonical
-            fit = partial(part, left, right, ridge=ridge, width=width)
+            fit = partial(_canonical, left, right, ridge=shrinking[0], width=width)
         levels = jnp.array([noise[0].get(a, 0.0), noise[1].get(b, 0.0)])
         folds = [
             fit(jnp.asarray(train), jnp.asarray(stop), levels)
@@ -661,12 +668,22 @@ def _paired(
 
 @partial(jax.jit, static_argnames="width")
 def _discriminant(
-    x: Array, z: Array, train: Array, stop: Array, levels: Array, *, ridge: float, width: int
+    x: Array,
+    z: Array,
+    train: Array,
+    stop: Array,
+    levels: Array,
+    *,
+    ridge: float,
+    floor: float,
+    width: int,
 ) -> dict[str, Array]:
     """Linear discriminant analysis (Fisher 1936): the log density ratio of Gaussian classes.
 
     The covariance within classes is shrunk towards its diagonal, by as much as there are columns
-    for the samples and the ridge asks for.
+    for the samples and the ridge asks for. A class's mean in a column counts if it is `floor`
+    standard errors from that of all (after Tibshirani et al. 2002, "Diagnosis of multiple cancer
+    types by shrunken centroids"): of many columns that tell nothing each one costs a little.
 
     Returns:
       x_mean, z_mean, x_maps (d_x, classes), z_maps (classes, classes) and bias (classes,).
@@ -678,6 +695,8 @@ def _discriminant(
     means = right.T @ left / jnp.maximum(counts, 1)[:, None]
     within = left - right @ means
     covariance = within.T @ within / train.shape[0] + levels[0] ** 2 * jnp.eye(x.shape[1])
+    errors = jnp.sqrt(jnp.diag(covariance)[None, :] / jnp.maximum(counts, 1)[:, None])
+    means = jnp.where(jnp.abs(means) >= floor * errors, means, 0)
     diagonal = jnp.diag(jnp.diag(covariance))
     share = jnp.minimum(1.0, 2 * x.shape[1] / train.shape[0] + 3 * ridge)
     level = jnp.trace(covariance) / x.shape[1]

@@ -529,7 +529,7 @@ def test_images_are_their_moments_and_principal_components():
 
 
 def test_noise_that_is_fresh_in_each_batch_is_that_of_the_channel():
-    """ln 2 / 2 for noise of the variance of x, though the rows that train have none."""
+    """Rows that train have no noise; the truth, with noise of the variance of x, is ln 2 / 2."""
     n = 2000
     x = np.random.default_rng(0).normal(size=(n, 1)).astype(np.float32)
     noise = np.random.default_rng(1).normal(size=(n, 1)).astype(np.float32)
