@@ -306,7 +306,14 @@ def held_out_discrete(
 
     Returns:
       The value, its standard error and its samples' influence, in nats.
+
+    Raises:
+      ValueError: if there are fewer than 2 samples.
     """
+    if t_joint.shape[0] < 2:
+        raise ValueError(
+            f"held_out_discrete needs at least 2 samples, got joint scores {t_joint.shape}"
+        )
     surplus = _surplus(t_joint, rows, log_weights)
     each = t_joint - jnp.exp(t_joint + surplus - 1) if bound == "nwj" else -surplus
     return HeldOut(jnp.mean(each), _stderr(each), each)

@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mine_jax.estimator import CEILING_MARGIN
+
 Row = Mapping[str, Any]
 
 SIGNIFICANT = 2.0  # standard errors
-NEAR_CEILING = 0.9  # share of the ceiling from which a value may be held down by it
 # A lower bound is above an exact value by chance alone: what is more than that is an error.
 ABOVE_NATS, ABOVE_ERRORS = 0.05, 3.0
 BELOW_SHARE = 0.05
@@ -75,7 +76,7 @@ def findings(
     at_ceiling = [
         _name(row)
         for row in records
-        if row["mi_nats"] + SIGNIFICANT * row["stderr"] >= NEAR_CEILING * row["ceiling_nats"]
+        if row["mi_nats"] + SIGNIFICANT * row["stderr"] > row["ceiling_nats"] - CEILING_MARGIN
     ]
     not_converged = [_name(row) for row in records if not row["converged"]]
     out_of_range = [
@@ -178,7 +179,7 @@ def _sentences(
     sentences += _against_reference(result, records)
     count = len(records) + len(result["not_finite"])
     for name, text in (
-        ("at_ceiling", "within a tenth of the ceiling, so that the truth may be far above"),
+        ("at_ceiling", "less than a nat below the ceiling, so that the truth may be far above"),
         ("not_converged", "still growing when the step cap was reached"),
         ("not_finite", "not finite"),
         ("out_of_range", f"below 0 or above H(Y) = {class_entropy_nats:.3f} nats beyond 2 stderr"),

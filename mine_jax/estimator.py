@@ -27,7 +27,7 @@ NARROW = 2  # columns up to which the flat network is affordable and has sharper
 SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
-_CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
+CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
 _FLOORS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
@@ -1043,7 +1043,7 @@ def _estimate(
             "No network gained on the stopping samples: independent, still on the first plateau, "
             "or not learnt from so few."
         )
-    if raw + 2 * stderr > ceiling - _CEILING_MARGIN:
+    if raw + 2 * stderr > ceiling - CEILING_MARGIN:
         warnings.append(
             f"Near the ceiling of {ceiling:.2f} nats that {size} reporting samples can support; "
             "the truth may be far above."

@@ -684,6 +684,8 @@ def test_scores_near_their_ceiling_stay_below_it():
 def test_held_out_says_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"at least 2 samples, got joint scores \(1,\)"):
         bounds.held_out(bounds.Sums(*[jnp.zeros(1)] * 3, jnp.zeros(()), jnp.zeros(1), 0.0))
+    with pytest.raises(ValueError, match=r"held_out_discrete needs at least 2 samples"):
+        bounds.held_out_discrete(jnp.zeros(1), jnp.zeros((1, 3)), jnp.zeros(3))
     with pytest.raises(ValueError, match=r"donsker_varadhan, infonce or nwj, got 'smile'"):
         bounds.held_out(sums_of(draw(0, 4, 4)), "smile")
 

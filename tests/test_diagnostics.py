@@ -63,7 +63,7 @@ def test_equal_scores_without_spread_hold():
 def test_ceiling_convergence_and_range_are_listed():
     result, text = found(
         row("a", "x", 7.3),
-        row("b", "x", 7.1, 0.2, 0.1),
+        row("b", "x", 6.8, 0.2, 0.1),
         row("a", "y", H_Y + 0.03, converged=False),
         row("b", "y", H_Y + 0.05, -0.02, 0.1),
     )
