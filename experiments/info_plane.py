@@ -27,7 +27,7 @@ BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 NOISES = ("relative", "absolute")
 # Those that a resumed run may change: they do not touch what was computed.
 MAY_DIFFER = ("epochs", "platform", "data_dir", "dataset")
-# Flags whose default is that of information_plane.ROUND, and their names there.
+# Flags whose default is that of the library's round, and their names there.
 OF_ROUND = {
     "mine_batch_size": "batch_size",
     "mine_learning_rate": "learning_rate",
@@ -86,7 +86,7 @@ def settings(config: Any) -> dict[str, Any]:
     own = FLAGS.get_flags_for_module(sys.modules[__name__])
     ignored = ("resume", "out_dir", "progress")
     values = {flag.name: flag.value for flag in own if flag.name not in ignored}
-    return values | {flag: getattr(config.mine, name) for flag, name in OF_ROUND.items()}
+    return values | {flag: getattr(config.round, name) for flag, name in OF_ROUND.items()}
 
 
 def plane_config() -> Any:
@@ -180,14 +180,14 @@ def experiment() -> None:
         "train_size": len(data.train_images),
         "test_size": len(data.test_images),
         "probe_size": n,
-        "report_size": n // config.mine.folds,
+        "report_size": n // config.round.folds,
         "num_classes": data.num_classes,
         "class_entropy_nats": exact.entropy(data.train_labels[rows]),
         "seed": config.seed,
         "noise_std": config.noise_std,
         "noise": config.noise,
         "classifier": dataclasses.asdict(config.classifier),
-        "mine": dataclasses.asdict(config.mine),
+        "mine": dataclasses.asdict(config.round),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
         "devices": devices,

@@ -21,8 +21,8 @@ from mine_jax import bounds, mine
 from mine_jax.mine import Array, FitInfo, MineConfig, MineState
 
 MOST_LABELS = 1000  # a one-hot column for each distinct label has to stay affordable
-WIDE = 128  # columns beyond which only the principal components are kept
-COMPONENTS = 20  # of these many
+WIDE = 128  # columns beyond which only principal components (and images' moments) are kept
+COMPONENTS = 20  # so many components
 NARROW = 2  # columns up to which the flat network is affordable and has sharper edges
 SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
@@ -30,9 +30,11 @@ _COLUMNS_AT_ONCE = 512
 CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
+_SHRINKING = (0.02, 0.3)  # of discriminants
 _FLOORS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
 _LEADING = (1, 2, 3, 4, 6, 8, 12)  # numbers of canonical pairs
 _CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
+_LEAST_SPREAD = 1e-3  # of a direction beside the mean column: below is what training hardly saw
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
 
@@ -254,7 +256,7 @@ def lower_bounds(
     round_number: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
     pairs: mine.Pairs | None = None,
-    noise: mine.Noise | None = None,
+    noise: mine.NoiseLevels | None = None,
 ) -> tuple[dict[tuple[str, str], Estimate], dict[str, MineState]]:
     """`lower_bound` for many pairs of arrays, all networks of a kind at once.
 
@@ -277,9 +279,12 @@ def lower_bounds(
       The estimates by (x name, z name), and the states of all stacks.
 
     Raises:
-      ValueError: if the samples are too few or `state` does not fit.
+      ValueError: if the samples are too few, `state` does not fit, or `noise` names no array.
     """
-    _check_samples(x, z, config)
+    _check_samples(x, z, config, blocks=1 if noise is None else 2)
+    for side, levels in zip((x, z), noise or (), strict=False):
+        if unknown := sorted(set(levels) - set(side)):
+            raise ValueError(f"noise has levels for {unknown}, but samples are of {sorted(side)}")
     pairs = pairs or mine.pairs_of(x, z)
     stacks = groups(x, z, pairs, config)
     if state is not None:
@@ -314,7 +319,7 @@ def lower_bounds(
             earlier: MineState | None = earlier,
             left: dict = left,
             right: dict = right,
-            levels: mine.Noise | None = levels,
+            levels: mine.NoiseLevels | None = levels,
             tell: Callable = tell,
         ) -> tuple:
             """Start, fit and judge some of the folds."""
@@ -325,7 +330,7 @@ def lower_bounds(
             fitted_on = here._replace(train=here.train + (0 if levels is None else n))
             start = _start(part, before, left, right, fitted_on, levels or ({}, {}), group)
             args = (left, right, fitted_on.train, here.stop)
-            args += (group.config, tell, group.pairs, levels)
+            args += (group.config, tell, group.pairs, levels, here.report.shape[1])
             fitted, info = mine.fit(start, fit_keys[cut], *args)
             judge = partial(mine.evaluate_rows, fitted, left, right)
             size = here.report.shape[1]
@@ -428,7 +433,7 @@ def _sides(
     return left, right
 
 
-def _levels(noise: mine.Noise, group: Group) -> mine.Noise:
+def _levels(noise: mine.NoiseLevels, group: Group) -> mine.NoiseLevels:
     """The noise of a group's arrays, under the names that `_sides` gives them."""
     on_x, on_z = noise
     left, right = {}, {}
@@ -446,7 +451,7 @@ def _start(
     x: dict[str, Array],
     z: dict[str, Array],
     rows: Splits,
-    noise: mine.Noise,
+    noise: mine.NoiseLevels,
     group: Group,
 ) -> MineState:
     """Where a fit starts: the best of several states on the stopping samples.
@@ -465,12 +470,13 @@ def _start(
         labels = mine.is_labels(z[group.pairs[0][1]])
         # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
         halves = (None, 0, 1) if labels else (None,)
-        ridges, floors = (_RIDGES[1:], _FLOORS) if labels else (_RIDGES, (0.0,))
+        ridges, floors = (_SHRINKING, _FLOORS) if labels else (_RIDGES, (0.0,))
         for ridge, half, floor in itertools.product(ridges, halves, floors):
             parts = _gaussian_parts(x, z, rows, noise, (ridge, floor), half, group)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             if not labels:
-                few = [_leading(parts, count) for count in _LEADING]
+                width = parts[0]["gap"].shape[-1]
+                few = [_leading(parts, count) for count in _LEADING if count < width]
                 candidates += [_with_gaussian(fresh, part, t) for part in few for t in (1.0, 0.8)]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
         if not labels and _can_pair(x, z, group):
@@ -510,7 +516,7 @@ def _gaussian_parts(
     x: dict[str, Array],
     z: dict[str, Array],
     rows: Splits,
-    noise: mine.Noise,
+    noise: mine.NoiseLevels,
     shrinking: tuple[float, float] | None,
     half: int | None,
     group: Group,
@@ -549,9 +555,7 @@ def _gaussian_parts(
 
 def _leading(parts: list[dict], count: int) -> list[dict]:
     """The first canonical pairs alone: later ones may be functions of them."""
-    return [
-        {**part, "gap": part["gap"].at[..., count:].set(1.0)} if count else part for part in parts
-    ]
+    return [{**part, "gap": part["gap"].at[..., count:].set(1.0)} for part in parts]
 
 
 @partial(jax.jit, static_argnames="width")
@@ -584,9 +588,10 @@ def _canonical(
     maps = []
     both = (left, x_root.T @ u[:, :k]), (right, z_root.T @ v[:k].T)
     for (side, directions), noise in zip(both, levels, strict=True):
-        own = noise**2 * jnp.sum(jnp.square(directions), axis=0)
-        spread = jnp.sqrt(jnp.var(side @ directions, axis=0) + own)
-        maps.append(directions / jnp.where(spread > 1e-6, spread, jnp.inf)[None])
+        squares = jnp.sum(jnp.square(directions), axis=0)
+        spread = jnp.sqrt(jnp.var(side @ directions, axis=0) + noise**2 * squares)
+        least = _LEAST_SPREAD * jnp.sqrt(squares * jnp.mean(jnp.square(side))) + 1e-6
+        maps.append(directions / jnp.where(spread > least, spread, jnp.inf)[None])
     a, b = (x[stop] - x_mean[None]) @ maps[0], (z[stop] - z_mean[None]) @ maps[1]
     a, b = a - a.mean(0)[None], b - b.mean(0)[None]
     a, b = _unit(a), _unit(b)
@@ -603,8 +608,10 @@ def _canonical(
 
 def _inverse_spread(values: Array, noise: ArrayLike = 0.0) -> Array:
     """One over each centred column's root mean square with this noise; 0 for constant ones."""
-    spread = jnp.sqrt(jnp.mean(values * values, axis=0) + jnp.square(noise))
-    return jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0)
+    squares = jnp.mean(values * values, axis=0)
+    spread = jnp.sqrt(squares + jnp.square(noise))
+    least = _LEAST_SPREAD * jnp.sqrt(jnp.mean(squares)) + 1e-6
+    return jnp.where(spread > least, 1 / jnp.maximum(spread, 1e-6), 0)
 
 
 def _unit(values: Array) -> Array:
@@ -694,9 +701,11 @@ def _discriminant(
     counts = right.sum(0)
     means = right.T @ left / jnp.maximum(counts, 1)[:, None]
     within = left - right @ means
-    covariance = within.T @ within / train.shape[0] + levels[0] ** 2 * jnp.eye(x.shape[1])
-    errors = jnp.sqrt(jnp.diag(covariance)[None, :] / jnp.maximum(counts, 1)[:, None])
+    covariance = within.T @ within / train.shape[0]
+    share = 1 / jnp.maximum(counts, 1) - 1 / train.shape[0]
+    errors = jnp.sqrt(jnp.diag(covariance)[None, :] * jnp.maximum(share, 0)[:, None])
     means = jnp.where(jnp.abs(means) >= floor * errors, means, 0)
+    covariance += levels[0] ** 2 * jnp.eye(x.shape[1])
     diagonal = jnp.diag(jnp.diag(covariance))
     share = jnp.minimum(1.0, 2 * x.shape[1] / train.shape[0] + 3 * ridge)
     level = jnp.trace(covariance) / x.shape[1]
@@ -786,10 +795,11 @@ def prepare(
       and neither heavy tails nor single rows can dominate. A constant column becomes zero.
     * More columns, or images: centred and divided by one number, so that the geometry between
       columns stays; of these the first `COMPONENTS` principal components. Before them come an
-      image's moments (`moments`), as normal scores: where its light is and how it is spread, which
-      a network would have to find in the pixels. A square number of columns is taken for the pixels
-      of a square image; if it is none, that only adds columns that say little. All this can only
-      lower the mutual information: what comes out is still a lower bound.
+      image's moments (`moments`; all but the ellipticity as normal scores): where its light is and
+      how it is spread, which a network would have to find in the pixels. Vectors with a square
+      number of columns are taken for the pixels of square images; if they are none, that only adds
+      columns that say little. All this can only lower the mutual information: what comes out is
+      still a lower bound.
 
     All statistics are those of all samples: they describe one side for itself and carry nothing
     of how the two are paired.
@@ -829,10 +839,10 @@ def prepare(
         if keep_shape:
             return jnp.asarray(prepared.reshape(values.shape) if image else prepared)
         components = _principal_components(jnp.asarray(prepared))
-        side = math.isqrt(columns.shape[1])
-        if not image and side * side != columns.shape[1]:
+        images = _as_images(values)
+        if images is None:
             return components
-        described = moments(values if image else columns.reshape(-1, side, side, 1))
+        described = moments(images)
         described[:, :6] = _normal_scores(described[:, :6], name)  # an ellipticity has a scale
         return jnp.concatenate([jnp.asarray(described, jnp.float32), components], axis=1)
     if scale == "common":
@@ -909,6 +919,18 @@ def _principal_components(columns: Array) -> Array:
     return components / jnp.sqrt(jnp.mean(jnp.square(components)) + 1e-30)
 
 
+def _as_images(values: np.ndarray) -> np.ndarray | None:
+    """Samples as (n, h, w, c) if they are, or if vectors may be, images."""
+    if values.ndim == 4 and min(values.shape[1:3]) >= 4:
+        return values
+    if values.ndim == 3 and min(values.shape[1:]) >= 4:
+        return values[..., None]
+    side = math.isqrt(values.shape[1])
+    if values.ndim == 2 and side * side == values.shape[1]:
+        return values.reshape(-1, side, side, 1)
+    return None
+
+
 def moments(images: ArrayLike) -> np.ndarray:
     """Where the light of an image is and how it is spread (moments up to the second order).
 
@@ -921,18 +943,25 @@ def moments(images: ArrayLike) -> np.ndarray:
       images: (n, h, w, c), finite.
 
     Returns:
-      (n, 8): mean value, sum of the weights, row and column of their centre, variances of row
-      and column, and the two components of the ellipticity, which tell the direction of a long
-      shape.
+      (n, 8): mean value and log of the sum of the weights (both of images divided by the largest
+      absolute value of all), row and column of the weights' centre, variances of row and column,
+      and the two components of the ellipticity, which tell the direction of a long shape. Rounded
+      to what is clear of rounding errors. Of an image without contrast the sum of the weights is
+      the smallest of all, and its centre is the middle.
     """
-    images = np.asarray(images)
+    images = np.asarray(images, np.float64)
+    largest = np.max(np.abs(images))
+    images = images / (largest if largest > 0 else 1)  # squares of values such as 1e200 overflow
     apart = images - np.median(images, axis=(1, 2), keepdims=True)
-    largest = np.max(np.abs(apart), axis=(1, 2, 3), keepdims=True)
-    apart = apart / np.where(largest > 0, largest, 1)  # squares of values such as 1e200 overflow
-    weights = np.einsum("nhwc,nhwc->nhw", apart, apart, dtype=np.float64)
+    weights = np.einsum("nhwc,nhwc->nhw", apart, apart)
     total = weights.sum(axis=(1, 2))
-    share = weights / np.where(total > 0, total, 1)[:, None, None]
-    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
+    flat = total <= 1e-20
+    weights[flat] = 0
+    # The middle pixels of an image without contrast.
+    height, width = weights.shape[1:]
+    weights[flat, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] = 1
+    share = weights / weights.sum(axis=(1, 2), keepdims=True)
+    rows, columns = np.arange(height), np.arange(width)
     on_rows, on_columns = share.sum(axis=2), share.sum(axis=1)
     row, column = on_rows @ rows, on_columns @ columns
     off_rows, off_columns = rows - row[:, None], columns - column[:, None]
@@ -941,22 +970,19 @@ def moments(images: ArrayLike) -> np.ndarray:
     covariance = np.einsum("nhw,nh,nw->n", share, off_rows, off_columns, optimize=True)
     spread = row_variance + column_variance
     spread = np.where(spread > 0, spread, 1)
-    light = np.log(np.where(total > 0, total, 1)) + 2 * np.log(
-        np.where(largest > 0, largest, 1)
-    ).reshape(-1)
-    return np.stack(
-        [
-            images.mean(axis=(1, 2, 3), dtype=np.float64),
-            light,
-            row,
-            column,
-            row_variance,
-            column_variance,
-            (row_variance - column_variance) / spread,
-            2 * covariance / spread,
-        ],
-        axis=1,
-    )
+    light = np.log(np.maximum(total, 1e-20))
+    found = [
+        images.mean(axis=(1, 2, 3)),
+        light,
+        row,
+        column,
+        row_variance,
+        column_variance,
+        (row_variance - column_variance) / spread,
+        2 * covariance / spread,
+    ]
+    # Ranks would make a column of the last digits of what is constant.
+    return np.stack(found, axis=1).round(6)
 
 
 def _check_finite(block: np.ndarray, name: str) -> None:
@@ -1101,13 +1127,18 @@ def _firsts(state: MineState) -> list:
     ]
 
 
-def _check_samples(x: Mapping[str, Array], z: Mapping[str, Array], config: MineConfig) -> None:
+def _check_samples(
+    x: Mapping[str, Array], z: Mapping[str, Array], config: MineConfig, blocks: int = 1
+) -> None:
     in_x, in_z = ({name: len(value) for name, value in side.items()} for side in (x, z))
     if len({*in_x.values(), *in_z.values()}) != 1:
         raise ValueError(
             f"all arrays must have the same number of samples, got x {in_x} and z {in_z}"
         )
-    n = next(iter(in_x.values()))
+    rows = next(iter(in_x.values()))
+    if rows % blocks:
+        raise ValueError(f"with noise the arrays hold two blocks of samples, got {rows} rows")
+    n = rows // blocks
     part, stop = n // config.folds, round(n * config.stop_fraction)
     if min(part, stop, n - part - stop) < 2:
         raise ValueError(

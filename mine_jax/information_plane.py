@@ -78,8 +78,6 @@ class PlaneConfig:
     mine: MineConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.mine is None:
-            object.__setattr__(self, "mine", ROUND_WITH_NOISE if self.noise_std else ROUND)
         problems = [
             f"{name} must be at least {least}, got {getattr(self, name)}"
             for name, least in (("epochs", 0), ("probe_every", 1), ("probe_size", 20), ("seed", 0))
@@ -93,6 +91,11 @@ class PlaneConfig:
             problems.append(f"noise must be one of {get_args(Noise)}, got {self.noise!r}")
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def round(self) -> MineConfig:
+        """How the statistics networks are: `mine`, or what is usual."""
+        return self.mine or (ROUND_WITH_NOISE if self.noise_std else ROUND)
 
     def probe_epochs(self) -> tuple[int, ...]:
         """The epochs after which the layers are probed."""
@@ -324,7 +327,7 @@ def measure(
     started = time.perf_counter()
     inputs = _inputs(variables, layers)
     with tqdm(
-        total=config.mine.max_steps,
+        total=config.round.max_steps,
         desc=f"probe at epoch {epoch}",
         unit="step",
         leave=False,
@@ -340,7 +343,7 @@ def measure(
             inputs.x,
             inputs.z,
             key=key,
-            config=config.mine,
+            config=config.round,
             state=state,
             round_number=epoch,
             on_progress=on_progress,
@@ -379,7 +382,7 @@ class _Inputs(NamedTuple):
     x: dict[str, Any]
     z: dict[str, Any]
     pairs: dict[tuple[str, str], tuple[str, str]]
-    noise: mine.Noise | None = None
+    noise: mine.NoiseLevels | None = None
 
 
 def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
@@ -541,7 +544,7 @@ def _abstract(
     def networks(key: Array) -> dict[str, MineState]:
         inputs = _inputs(variables, layers)
         pairs = tuple(inputs.pairs.values())
-        return estimator.fresh(key, inputs.x, inputs.z, config.mine, pairs)
+        return estimator.fresh(key, inputs.x, inputs.z, config.round, pairs)
 
     networks = jax.eval_shape(networks, jax.random.key(0))
     return {"classifier": jax.eval_shape(lambda: state), "networks": networks}

@@ -29,7 +29,7 @@ Array = jax.Array
 Arrays = Array | Mapping[str, Array]
 Pairs = tuple[tuple[str, str], ...]
 Inputs = tuple[Array, ...]
-Noise = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
+NoiseLevels = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
 
 NETWORKS = ("auto", "convolutional", *KINDS)
 REPORTED = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
@@ -37,6 +37,7 @@ REPORTED = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bo
 _SINGLE = "_"  # the name of an array that came without one
 _FIRST = ("x_first", "z_first")
 _FROZEN = ("maps", "mean", "gaussian")  # set in closed form, not trained
+_LIMIT = 8.0  # standard deviations at which canonical projections are cut off
 _BLOCK = 256  # rows whose scores with all others are held at once
 
 _LEAST = {
@@ -152,17 +153,18 @@ class MineConfig:
         """Whether all pairs of a batch cost one matrix product."""
         return not isinstance(self.network, nn.Module) and self.network != "flat"
 
-    def module(self, canonical: int) -> nn.Module:
+    def module(self, canonical: int, limit: float = np.inf) -> nn.Module:
         """The statistics network that this configuration describes.
 
         Args:
           canonical: the number of projections of its Gaussian part.
+          limit: what they are cut off at.
         """
         if isinstance(self.network, nn.Module):
             return Wrapped(self.network)
         kind = "separable" if self.separable else "flat"
         hidden = self.hidden if self.separable else max(1, self.hidden // 2)
-        return StatisticsNetwork(kind, hidden, self.depth, self.features, canonical)
+        return StatisticsNetwork(kind, hidden, self.depth, self.features, canonical, limit)
 
 
 class MineState(NamedTuple):
@@ -347,7 +349,8 @@ def fit(
     config: MineConfig,
     on_progress: Callable[[int, int, FitInfo], None] | None = None,
     pairs: Pairs | None = None,
-    noise: Noise | None = None,
+    noise: NoiseLevels | None = None,
+    reporting: int | None = None,
 ) -> tuple[MineState, FitInfo]:
     """Train until the stopping samples show no more gain; return the state that they chose.
 
@@ -371,6 +374,8 @@ def fit(
       pairs: the (x name, z name) of the networks; default: all combinations.
       noise: standard deviations of Gaussian noise that is added afresh to each training batch, by
         name in x and by name in z; then `train_rows` are rows without that noise.
+      reporting: how many samples will report together, up to whose logarithm the Donsker–Varadhan
+        form is trusted. Default: those that neither train nor stop, of all in equal folds.
 
     Returns:
       The chosen state of each network, and the report.
@@ -396,7 +401,9 @@ def fit(
         train_rows, stop_rows = train_rows[None], stop_rows[None]
     keys = key if jnp.ndim(key) else jax.random.split(key, len(train_rows)) if folded else key[None]
     rows = np.asarray(train_rows), np.asarray(stop_rows)
-    best, info = _fit(state, keys, *rows, x, z, config, on_progress, pairs, noise or ({}, {}))
+    best, info = _fit(
+        state, keys, *rows, x, z, config, on_progress, pairs, noise or ({}, {}), reporting
+    )
 
     def shaped(values: np.ndarray) -> np.ndarray:
         values = values if stacked else values[..., 0]
@@ -416,12 +423,12 @@ def _fit(
     config: MineConfig,
     on_progress: Callable[[int, int, FitInfo], None] | None,
     pairs: Pairs,
-    noise: Noise,
+    noise: NoiseLevels,
+    reporting: int | None,
 ) -> tuple[MineState, FitInfo]:
     """The loop of `fit`: folds in front of all that has folds."""
     shape = (len(keys), len(pairs))
-    # As many as the part that neither trains nor stops.
-    reporting = (train_rows.shape[1] + stop_rows.shape[1]) // (config.folds - 1)
+    reporting = reporting or (train_rows.shape[1] + stop_rows.shape[1]) // (config.folds - 1)
     generators = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in keys]
     stop_rows = jnp.asarray(stop_rows)
     nats = np.asarray(judge(state, x, z, stop_rows, reporting, pairs, config))
@@ -600,7 +607,7 @@ def _chunk(
     rate: Array,
     batches: Array,
     keys: Array,
-    noise: Noise,
+    noise: NoiseLevels,
     x: dict,
     z: dict,
     pairs: Pairs,
@@ -728,7 +735,9 @@ def _scores(
 
 
 def _module(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> nn.Module:
-    return config.module(canonical_width(x, z, pairs, config))
+    # Discriminants are in nats and have no unit variance.
+    labels = any(is_labels(z[b]) for _, b in pairs)
+    return config.module(canonical_width(x, z, pairs, config), np.inf if labels else _LIMIT)
 
 
 def canonical_width(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> int:

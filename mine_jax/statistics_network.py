@@ -6,6 +6,7 @@ Every network is cut the same way: a first layer for each side that is as wide a
 be stacked and run under `vmap`.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -26,10 +27,13 @@ class First(nn.Module):
     Attributes:
       hidden: number of units.
       canonical: number of projections.
+      limit: what the projections are cut off at. They are of unit variance on training samples, and
+        a single sample far out in a direction that hardly varied there would outweigh all others.
     """
 
     hidden: int
     canonical: int
+    limit: float = math.inf
 
     @nn.compact
     def __call__(self, values: jax.Array) -> jax.Array:
@@ -47,7 +51,8 @@ class First(nn.Module):
         mean = self.param("mean", zeros, (flat.shape[-1],))
         maps = self.param("maps", zeros, (flat.shape[-1], self.canonical))
         mean, maps = jax.lax.stop_gradient((mean, maps))
-        return jnp.concatenate([code, (flat - mean[None]) @ maps], axis=-1)
+        projections = jnp.clip((flat - mean[None]) @ maps, -self.limit, self.limit)
+        return jnp.concatenate([code, projections], axis=-1)
 
 
 class GaussianPart(nn.Module):
@@ -104,6 +109,7 @@ class StatisticsNetwork(nn.Module):
       depth: number of hidden layers, the first one included.
       features: length of f and g ("separable").
       canonical: number of projections of the Gaussian part.
+      limit: what they are cut off at (see `First`).
     """
 
     kind: str = "separable"
@@ -111,11 +117,12 @@ class StatisticsNetwork(nn.Module):
     depth: int = 2
     features: int = 32
     canonical: int = 32
+    limit: float = math.inf
 
     def setup(self) -> None:
         """Name the layers; Flax calls it."""
-        self.x_first = First(self.hidden, self.canonical)
-        self.z_first = First(self.hidden, self.canonical)
+        self.x_first = First(self.hidden, self.canonical, self.limit)
+        self.z_first = First(self.hidden, self.canonical, self.limit)
         self.gaussian = GaussianPart(self.canonical)
         inner = range(self.depth - 1)
         if self.kind == "flat":

@@ -461,7 +461,7 @@ def test_rows_keep_their_places():
     np.testing.assert_allclose(estimator.prepare(values[order]), prepared[order], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(200, 160), (200, 5, 3, 12), (200, 16, 10)])
+@pytest.mark.parametrize("shape", [(200, 160), (200, 5, 3, 12), (200, 2, 80)])
 def test_what_is_wide_becomes_principal_components(shape):
     rng = np.random.default_rng(0)
     values = rng.normal(size=shape)
@@ -511,9 +511,24 @@ def test_the_moments_of_an_image_are_those_of_its_shape():
     # Dark on bright, in other units, in two channels: the shape is the same.
     other = np.concatenate([5 - 3 * images, 3 * images], axis=-1)
     np.testing.assert_allclose(estimator.moments(other)[:, 2:], found[:, 2:], atol=1e-6)
-    far = estimator.moments(np.concatenate([images[:5] * 1e200, 0 * images[:5]]))
+    far = estimator.moments(np.concatenate([images[:5] * 1e307, 0 * images[:5]]))
     np.testing.assert_allclose(far[:5, 2:], found[:5, 2:], atol=1e-6)
-    np.testing.assert_array_equal(far[5:, 1:], 0)
+    # Nothing to be seen: in the middle, and darker than all others.
+    np.testing.assert_allclose(far[5:, 2:4], 9.5)
+    assert far[5:, 1].max() < far[:5, 1].min()
+
+
+def test_what_is_the_same_in_all_images_says_nothing():
+    """A shape of one size that moves by whole pixels: only its place differs."""
+    down, right = np.mgrid[:28, :28]
+    rng = np.random.default_rng(0)
+    at = rng.integers(8, 20, (300, 2))
+    off = (down - at[:, 0, None, None]) ** 2 + (right - at[:, 1, None, None]) ** 2
+    for dtype in (np.float32, np.float64):
+        images = np.exp(-off / 3.4).astype(dtype)[..., None]
+        prepared = np.asarray(estimator.prepare(images))
+        varies = prepared[:, :8].std(axis=0) > 1e-3
+        np.testing.assert_array_equal(varies, [False, False, True, True, *[False] * 4])
 
 
 def test_images_are_their_moments_and_principal_components():
@@ -550,6 +565,40 @@ def test_noise_that_is_fresh_in_each_batch_is_that_of_the_channel():
         assert value.nats == pytest.approx(math.log(2) / 2, abs=0.02 + 3 * value.stderr)
         # Batches have the channel's noise, not that of x beside itself.
         assert np.nanmax(value.history.batch_nats) < 0.6
+    ask = functools.partial(
+        estimator.lower_bounds, {"x": x_blocks}, key=jax.random.key(0), config=config
+    )
+    with pytest.raises(ValueError, match=r"noise has levels for \['Z'\]"):
+        ask({"z": z_blocks}, noise=({}, {"Z": 1.0}))
+
+
+def test_noise_needs_two_blocks():
+    odd = jnp.zeros((101, 2))
+    with pytest.raises(ValueError, match="two blocks of samples, got 101 rows"):
+        estimator.lower_bounds(
+            {"x": odd},
+            {"z": odd},
+            key=jax.random.key(0),
+            config=mine.MineConfig(),
+            noise=({"x": 1.0}, {}),
+        )
+
+
+def test_a_sample_far_out_where_training_saw_nothing_does_not_outweigh_all_others():
+    n = 1000
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 4))
+    z = x + rng.normal(size=(n, 4))
+    x, z = (np.concatenate([side, 1e-4 * side[:, :1]], axis=1) for side in (x, z))
+    config = mine.MineConfig(cross_fit=False, hidden=16, max_steps=50, batch_size=128)
+    key = jax.random.key(0)
+    row = estimator.split(jax.random.split(key)[0], n, config).report[0, 0]
+    x[row, 4] = z[row, 4] = 30.0
+    arrays = [jnp.asarray(side, jnp.float32) for side in (x, z)]
+    found, _ = estimator.lower_bounds({"x": arrays[0]}, {"z": arrays[1]}, key=key, config=config)
+    value = found["x", "z"]
+    assert value.nats == pytest.approx(2 * math.log(2), abs=0.05 + 3 * value.stderr)
+    assert value.stderr < 0.2
 
 
 def test_images_keep_their_shape_if_they_are_told_to():

@@ -246,8 +246,8 @@ def test_the_flags_offer_what_the_library_has(script):
     assert script.BOUNDS == bounds.BOUNDS
     for noise in script.NOISES:
         assert information_plane.PlaneConfig(noise=noise).noise == noise
-    assert information_plane.PlaneConfig().mine == information_plane.ROUND
-    assert information_plane.PlaneConfig(noise_std=1).mine == information_plane.ROUND_WITH_NOISE
+    assert information_plane.PlaneConfig().round == information_plane.ROUND
+    assert information_plane.PlaneConfig(noise_std=1).round == information_plane.ROUND_WITH_NOISE
     with pytest.raises(ValueError, match=r"noise must be one of .*got 'both'"):
         information_plane.PlaneConfig(noise="both")
     for bad in (-1.0, math.nan, math.inf):
