@@ -277,7 +277,8 @@ def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
     ratios = (jnp.exp(sums.rows - partition) + jnp.exp(sums.columns - partition)) / others
     # A mean over pairs of which each sample's share is constant still varies: to second order by
     # the spread of the single pairs.
-    pairs = jnp.exp(sums.squares - 2 * partition - 2 * jnp.log(n * others))
+    squares = jnp.exp(sums.squares - 2 * partition - jnp.log(n * others))
+    pairs = jnp.maximum(squares - 1, 0) / (n * others)
     if bound == "nwj":
         level = jnp.exp(partition - 1)
         influence = sums.joint - level * ratios

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mine_jax.estimator import CEILING_MARGIN
+from mine_jax.mine import CEILING_MARGIN
 
 Row = Mapping[str, Any]
 

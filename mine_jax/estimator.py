@@ -27,7 +27,8 @@ NARROW = 2  # columns up to which the flat network is affordable and has sharper
 SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
-CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
+_FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
+FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
 _SHRINKING = (0.02, 0.3)  # of discriminants
@@ -131,7 +132,8 @@ def lower_bound(
       key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
       config: how networks are built, trained, stopped and judged. Default: `MineConfig()`.
       init: an earlier `Estimate.state` of the same widths and configuration to start from (the
-        `Estimate` itself does too); for a mapping, a mapping of them of the same names.
+        `Estimate` itself does too); for a mapping, a mapping of them of the same names. It has not
+        seen the samples that report here only if samples and key are the same as there.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
@@ -145,6 +147,8 @@ def lower_bound(
     named = dict(z) if isinstance(z, Mapping) else {"z": z}
     if not named:
         raise ValueError("z is an empty mapping; give at least one array")
+    if wrong := [name for name in named if not isinstance(name, str)]:
+        raise ValueError(f"names of arrays must be strings, got {wrong}")
     x, named = _labels(x), {name: _labels(value) for name, value in named.items()}
     shaped = config.network == "convolutional" or isinstance(config.network, nn.Module)
     prepared_x = {"x": prepare(x, "x", keep_shape=shaped)}
@@ -232,7 +236,7 @@ def groups(
         # The user's own network may have other shapes for each pair: no stack of several.
         own = f"{a}, {b}" if isinstance(network, nn.Module) else network
         # A name of one side may be one of the other's, too.
-        pair = (f"{b} of z", f"{a} of x") if swap else (a, b)
+        pair = (f"z: {b}", f"x: {a}") if swap else (f"x: {a}", f"z: {b}")
         found.setdefault((own, classes), []).append(((a, b), pair, swap, network))
     return [
         Group(
@@ -794,12 +798,12 @@ def prepare(
       mean rank. The map is strictly increasing, so that the mutual information stays as it is,
       and neither heavy tails nor single rows can dominate. A constant column becomes zero.
     * More columns, or images: centred and divided by one number, so that the geometry between
-      columns stays; of these the first `COMPONENTS` principal components. Before them come an
-      image's moments (`moments`; all but the ellipticity as normal scores): where its light is and
-      how it is spread, which a network would have to find in the pixels. Vectors with a square
-      number of columns are taken for the pixels of square images; if they are none, that only adds
-      columns that say little. All this can only lower the mutual information: what comes out is
-      still a lower bound.
+      columns stays; rows ten times as far from the mean as most are drawn in. Of these the first
+      `COMPONENTS` principal components. Before them come an image's moments (`moments`; all but the
+      ellipticity as normal scores): where its light is and how it is spread, which a network would
+      have to find in the pixels. Vectors with a square number of columns are taken for the pixels
+      of square images; if they are none, that only adds columns that say little. All this can only
+      lower the mutual information: what comes out is still a lower bound.
 
     All statistics are those of all samples: they describe one side for itself and carry nothing
     of how the two are paired.
@@ -826,7 +830,9 @@ def prepare(
     if values.ndim == 0 or values.size == 0:
         raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
     if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"{name} must hold real numbers or labels, got dtype {values.dtype}")
+        raise ValueError(
+            f"{name} must hold real numbers, or labels as integers, got dtype {values.dtype}"
+        )
     columns = values.reshape(values.shape[0], -1)
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
         return _one_hot(columns[:, 0], name)
@@ -835,11 +841,12 @@ def prepare(
     image = values.ndim == 4 and min(values.shape[1:3]) >= 4
     wide = columns.shape[1] > WIDE or image
     if wide and scale in ("auto", "both"):
+        columns = _drawn_in(columns, name)
         prepared = _common(columns, name)
         if keep_shape:
             return jnp.asarray(prepared.reshape(values.shape) if image else prepared)
         components = _principal_components(jnp.asarray(prepared))
-        images = _as_images(values)
+        images = _as_images(columns.reshape(values.shape))
         if images is None:
             return components
         described = moments(images)
@@ -875,6 +882,24 @@ def _normal_scores(block: np.ndarray, name: str) -> np.ndarray:
     scores -= scores.mean(axis=0)
     deviation = scores.std(axis=0)
     return scores / np.where(deviation > 1e-12, deviation, np.inf)
+
+
+def _drawn_in(columns: np.ndarray, name: str) -> np.ndarray:
+    """Rows that are far from all others at a distance at which they do not outweigh them."""
+    _check_finite(columns, name)
+    largest = np.max(np.abs(columns))
+    for _ in range(3):  # far rows move the mean, too
+        scaled = columns / (largest if largest > 0 else 1)
+        centre = scaled.mean(axis=0, dtype=np.float64).astype(scaled.dtype)
+        far = np.sqrt(np.einsum("nd,nd->n", scaled - centre, scaled - centre))
+        most = _FARTHEST * np.median(far)
+        beyond = far > most
+        if not beyond.any():
+            break
+        columns = columns.copy()
+        inward = (most / far[beyond])[:, None] * (scaled[beyond] - centre) + centre
+        columns[beyond] = inward * largest
+    return columns
 
 
 def _common(columns: np.ndarray, name: str) -> np.ndarray:
@@ -1050,7 +1075,7 @@ def _estimate(
         return float(held_out.nats.mean()), stderr
 
     reported = chosen(report)
-    size = reported.influence.shape[1]
+    size, stopping = (forms[0].influence.shape[1] for forms in (report, stop))
     ceiling = math.log(size)
     (raw, stderr), (stop_nats, stop_stderr), (train_nats, _) = map(mean, (report, stop, train))
     nats = min(raw, ceiling) if math.isfinite(raw) else raw
@@ -1060,16 +1085,20 @@ def _estimate(
         warnings.append(f"The value is {nats}: a network's scores on the reporting samples are.")
     if not info.finite.all():
         warnings.append("A network diverged and was set back; lower the learning rate.")
-    elif not converged:
+    nothing = np.all(np.ptp(reported.influence, axis=-1) < 1e-6)
+    if info.finite.all() and not converged and not nothing:
         warnings.append(
-            f"Still gaining at the cap of {config.max_steps} steps; the value would grow."
+            f"Stopped at the cap of {config.max_steps} steps, not by the stopping samples; the "
+            "value may grow."
         )
-    if np.all(reported.influence == 0):
+    if stopping < FEW:
+        warnings.append(f"Only {stopping} stopping samples chose the state: collect more.")
+    if nothing:
         warnings.append(
             "No network gained on the stopping samples: independent, still on the first plateau, "
             "or not learnt from so few."
         )
-    if raw + 2 * stderr > ceiling - CEILING_MARGIN:
+    if raw + 2 * stderr > ceiling - mine.CEILING_MARGIN:
         warnings.append(
             f"Near the ceiling of {ceiling:.2f} nats that {size} reporting samples can support; "
             "the truth may be far above."

@@ -37,6 +37,7 @@ REPORTED = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bo
 _SINGLE = "_"  # the name of an array that came without one
 _FIRST = ("x_first", "z_first")
 _FROZEN = ("maps", "mean", "gaussian")  # set in closed form, not trained
+CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
 _LIMIT = 8.0  # standard deviations at which canonical projections are cut off
 _BLOCK = 256  # rows whose scores with all others are held at once
 
@@ -355,8 +356,8 @@ def fit(
     """Train until the stopping samples show no more gain; return the state that they chose.
 
     Every `check_every` steps the averaged weights are judged on the stopping samples: by the
-    larger of its Donsker–Varadhan and its InfoNCE form, the latter alone where the former passes
-    ln of the number of reporting samples, since it then hangs on single pairs.
+    larger of its Donsker–Varadhan and its InfoNCE form, the latter alone where the former is less
+    than a nat below ln of the number of reporting samples, since it then hangs on single pairs.
     A network that has not gained for `patience` checks goes back to its best state and goes on
     at a third of the rate; after `rate_falls` of those it has converged and stays as it is.
     Networks decide each for themselves; the fit ends with the last of them.
@@ -806,7 +807,8 @@ def better_form(donsker_varadhan: ArrayLike, infonce: ArrayLike, reporting: int)
       reporting: the number of samples that report together.
     """
     donsker_varadhan, infonce = np.asarray(donsker_varadhan), np.asarray(infonce)
-    trusted = np.isfinite(donsker_varadhan) & (donsker_varadhan <= np.log(reporting))
+    most = np.log(reporting) - CEILING_MARGIN
+    trusted = np.isfinite(donsker_varadhan) & (donsker_varadhan <= most)
     return np.where(trusted, np.maximum(donsker_varadhan, infonce), infonce)
 
 

@@ -198,17 +198,23 @@ class Wrapped(nn.Module):
 
     def score(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """T(x_i, z_i): (n, …) and (n, …) to (n,)."""
-        return self.module(x, z)
+        scores = self.module(x, z)
+        if scores.shape != x.shape[:1]:
+            raise ValueError(
+                f"{type(self.module).__name__}(x, z) must return a score for each sample, "
+                f"{x.shape[:1]}, got {scores.shape}"
+            )
+        return scores
 
     def pairs(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """T of every x with every z, (n, m)."""
         n, m = x.shape[0], z.shape[0]
-        scores = self.module(jnp.repeat(x, m, axis=0), jnp.tile(z, (n, *[1] * (z.ndim - 1))))
+        scores = self.score(jnp.repeat(x, m, axis=0), jnp.tile(z, (n, *[1] * (z.ndim - 1))))
         return scores.reshape(n, m)
 
     def __call__(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """T(x_i, z_i): (n,)."""
-        return self.module(x, z)
+        return self.score(x, z)
 
 
 def _zero_last(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
