@@ -512,7 +512,8 @@ def naive_influence(matrix, form):
     level = 1 if form == "donsker_varadhan" else mean / np.e
     ratios = exps / mean
     influence = np.diagonal(matrix) - level * (ratios.sum(0) + ratios.sum(1)) / (n - 1)
-    return influence, level**2 * np.sum(ratios**2) / others.sum() ** 2
+    pairs = others.sum()
+    return influence, level**2 * max(np.sum(ratios**2) / pairs - 1, 0) / pairs
 
 
 def check_held_out(result, matrix, form, rtol=1e-4):
