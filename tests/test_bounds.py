@@ -526,7 +526,8 @@ def check_held_out(result, matrix, form, rtol=1e-4):
     np.testing.assert_allclose(result.nats, value_of(matrix, form), rtol=rtol, atol=atol)
     np.testing.assert_allclose(result.influence, influence, rtol=rtol, atol=10 * atol)
     stderr = np.sqrt(influence.var(ddof=1) / n + second_order)
-    np.testing.assert_allclose(result.stderr, stderr, rtol=rtol, atol=10 * atol)
+    # Under the root the second order is a difference in float32: sqrt(1e-6 / 30) of a mean ratio.
+    np.testing.assert_allclose(result.stderr, stderr, rtol=rtol, atol=10 * atol + 3e-4 * size)
 
 
 @pytest.mark.parametrize("n", [2, 9])
