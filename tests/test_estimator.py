@@ -276,7 +276,8 @@ def test_the_network_follows_the_shapes(x, z, network):
     assert group.asked == (("a", "b"),)
     swapped = mine.is_labels(x) and not mine.is_labels(z)
     assert group.swapped == (swapped,)
-    assert group.pairs == ((("b of z", "a of x"),) if swapped else (("a", "b"),))
+    pair = ("x: a", "z: b")
+    assert group.pairs == (pair[::-1] if swapped else pair,)
 
 
 # What an estimate is.
@@ -572,6 +573,53 @@ def test_noise_that_is_fresh_in_each_batch_is_that_of_the_channel():
         ask({"z": z_blocks}, noise=({}, {"Z": 1.0}))
 
 
+def test_names_of_arrays_do_not_meet_those_of_the_other_side():
+    rng = np.random.default_rng(0)
+    labels, others = rng.integers(0, 3, (2, 300))
+    numbers = rng.normal(size=(300, 2)) + 5 * labels[:, None]
+    config = mine.MineConfig(cross_fit=False, hidden=8, max_steps=50)
+    # The labels of x are exchanged with the numbers, and are an array called x on that side.
+    for name in ("x", "z", "x: x", "x of x", "z: numbers"):
+        found = mine_jax.lower_bound(labels, {name: others, "numbers": numbers}, config=config)
+        assert abs(found[name].nats) < 0.1
+        assert found["numbers"].nats > 0.9
+    with pytest.raises(ValueError, match=r"names of arrays must be strings, got \[0\]"):
+        mine_jax.lower_bound(labels, {0: others}, config=config)
+
+
+def test_the_same_thing_twice_is_at_the_ceiling_and_says_so():
+    """The Donsker–Varadhan form of so much hangs on single pairs and fell as low as −0.4."""
+    for seed in range(4):
+        x = np.random.default_rng(seed).normal(size=(200, 3))
+        found = mine_jax.lower_bound(x, x, config=mine.MineConfig(cross_fit=False, max_steps=50))
+        assert found.nats > found.ceiling_nats - 0.1
+        assert found.form == "infonce"
+        assert any("Near the ceiling" in text for text in found.warnings)
+
+
+def test_what_says_nothing_says_that_nothing_was_gained():
+    rng = np.random.default_rng(0)
+    config = mine.MineConfig(cross_fit=False, max_steps=50)
+    for x in (np.ones((300, 3)), np.ones((300, 784))):
+        found = mine_jax.lower_bound(x, rng.normal(size=(300, 3)), config=config)
+        assert abs(found.nats) < 1e-5
+        assert found.stderr < 1e-3
+        assert len(found.warnings) == 1
+        assert "No network gained" in found.warnings[0]
+
+
+def test_one_wrong_row_among_many_columns_does_not_hide_the_others():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 144)) * np.where(np.arange(144) < 4, 5, 0.1)
+    z = x[:, :4] + 5 * rng.normal(size=(2000, 4))
+    config = mine.MineConfig(cross_fit=False, max_steps=100)
+    clean = mine_jax.lower_bound(x, z, config=config)
+    x[7, 3] = 1e6
+    wrong = mine_jax.lower_bound(x, z, config=config)
+    assert clean.nats == pytest.approx(2 * math.log(2), abs=0.1 + 3 * clean.stderr)
+    assert wrong.nats == pytest.approx(clean.nats, abs=0.1)
+
+
 def test_noise_needs_two_blocks():
     odd = jnp.zeros((101, 2))
     with pytest.raises(ValueError, match="two blocks of samples, got 101 rows"):
@@ -666,7 +714,7 @@ wide_and_bad[17, 3] = np.inf
         (np.ones(4), np.ones(4), {}, "4 samples are too few"),
         (np.ones((N, 0)), np.ones(N), {}, r"x must be \(n, …\).*\(1000, 0\)"),
         (np.float32(1), np.ones(N), {}, r"x must be \(n, …\)"),
-        (np.array(["a"] * N), np.ones(N), {}, "x must hold real numbers or labels"),
+        (np.array(["a"] * N), np.ones(N), {}, "x must hold real numbers, or labels as integers"),
         (np.ones(N, complex), np.ones(N), {}, "x must .*complex128"),
         (np.ones(N), np.ones((N, 2), complex), {}, "z must .*complex128"),
         (np.arange(2 * N), np.ones(2 * N), {}, "x has 2000 different integers, more than 1000"),
