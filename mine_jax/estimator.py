@@ -28,7 +28,7 @@ SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
 _FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
-FEW = 20  # stopping samples below which what they choose is chance
+_FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
 _SHRINKING = (0.02, 0.3)  # of discriminants
@@ -1091,7 +1091,7 @@ def _estimate(
             f"Stopped at the cap of {config.max_steps} steps, not by the stopping samples; the "
             "value may grow."
         )
-    if stopping < FEW:
+    if stopping < _FEW:
         warnings.append(f"Only {stopping} stopping samples chose the state: collect more.")
     if nothing:
         warnings.append(

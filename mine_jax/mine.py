@@ -375,8 +375,9 @@ def fit(
       pairs: the (x name, z name) of the networks; default: all combinations.
       noise: standard deviations of Gaussian noise that is added afresh to each training batch, by
         name in x and by name in z; then `train_rows` are rows without that noise.
-      reporting: how many samples will report together, up to whose logarithm the Donsker–Varadhan
-        form is trusted. Default: those that neither train nor stop, of all in equal folds.
+      reporting: how many samples will report together; the Donsker–Varadhan form is trusted up to
+        a nat below the logarithm of that. Default: those that neither train nor stop, of all in
+        equal folds.
 
     Returns:
       The chosen state of each network, and the report.

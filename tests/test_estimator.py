@@ -605,6 +605,13 @@ def test_what_says_nothing_says_that_nothing_was_gained():
         assert "No network gained" in found.warnings[0]
 
 
+def test_few_stopping_samples_are_told_of():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 60, 2))
+    found = mine_jax.lower_bound(x, z, config=mine.MineConfig(cross_fit=False, max_steps=50))
+    assert any("Only 6 stopping samples" in text for text in found.warnings)
+
+
 def test_one_wrong_row_among_many_columns_does_not_hide_the_others():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 144)) * np.where(np.arange(144) < 4, 5, 0.1)
