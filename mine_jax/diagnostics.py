@@ -77,6 +77,7 @@ def findings(
         _name(row)
         for row in records
         if row["mi_nats"] + SIGNIFICANT * row["stderr"] > row["ceiling_nats"] - CEILING_MARGIN
+        or any(text.startswith("Near the ceiling") for text in row.get("warnings", ()))
     ]
     not_converged = [_name(row) for row in records if not row["converged"]]
     out_of_range = [

@@ -74,6 +74,12 @@ def test_ceiling_convergence_and_range_are_listed():
     assert "Every I(Y;L) lies within" not in text
 
 
+def test_an_estimate_knows_more_of_its_ceiling_than_its_value():
+    near = "Near the ceiling of 8.00 nats that 2980 reporting samples can support."
+    result, _ = found(row("a", "x", 6.5, warnings=[near]), row("b", "x", 6.4, 0.1, 0.1))
+    assert [r["layer"] for r in result["at_ceiling"]] == ["a"]
+
+
 def test_a_negative_value_is_out_of_range_for_both_variables():
     result, _ = found(row("a", "x", -0.05), row("a", "y", -0.03))
     assert [r["variable"] for r in result["out_of_range"]] == ["x"]
