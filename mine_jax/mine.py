@@ -356,8 +356,8 @@ def fit(
     """Train until the stopping samples show no more gain; return the state that they chose.
 
     Every `check_every` steps the averaged weights are judged on the stopping samples: by the
-    larger of its Donsker–Varadhan and its InfoNCE form, the latter alone where the former is less
-    than a nat below ln of the number of reporting samples, since it then hangs on single pairs.
+    larger of its Donsker–Varadhan and its InfoNCE form, the former at most a nat below ln of the
+    number of reporting samples, where it comes to hang on single pairs.
     A network that has not gained for `patience` checks goes back to its best state and goes on
     at a third of the rate; after `rate_falls` of those it has converged and stays as it is.
     Networks decide each for themselves; the fit ends with the last of them.
@@ -528,7 +528,11 @@ def judge(
     """The stopping criterion (see `fit`) on rows (folds, s): (folds, networks)."""
     pairings = None if config.separable else config.stop_pairings
     forms = evaluate_rows(state, x, z, rows, pairs, config, pairings)
-    return better_form(forms[0].nats, forms[1].nats, reporting)
+    donsker_varadhan, infonce = (np.asarray(form.nats) for form in forms)
+    # What is not trusted counts as the most that is: states just below would be favoured otherwise.
+    most = np.log(reporting) - CEILING_MARGIN
+    counted = np.where(np.isfinite(donsker_varadhan), np.minimum(donsker_varadhan, most), -np.inf)
+    return np.where(np.isfinite(infonce), np.maximum(counted, infonce), infonce)
 
 
 def select(state: MineState, network: int, *, folds: bool = False) -> MineState:
