@@ -27,6 +27,7 @@ NARROW = 2  # columns up to which the flat network is affordable and has sharper
 SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
+_AT_ONCE = 1 << 18  # numbers of a block of rows
 _FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
 _FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
@@ -886,29 +887,62 @@ def _normal_scores(block: np.ndarray, name: str) -> np.ndarray:
 
 def _drawn_in(columns: np.ndarray, name: str) -> np.ndarray:
     """Rows that are far from all others at a distance at which they do not outweigh them."""
-    _check_finite(columns, name)
-    largest = np.max(np.abs(columns))
+    scale = _largest(columns, name)
     for _ in range(3):  # far rows move the mean, too
-        scaled = columns / (largest if largest > 0 else 1)
-        centre = scaled.mean(axis=0, dtype=np.float64).astype(scaled.dtype)
-        far = np.sqrt(np.einsum("nd,nd->n", scaled - centre, scaled - centre))
+        centre = _mean(columns, scale)
+
+        def distances(rows: np.ndarray, centre: np.ndarray = centre) -> np.ndarray:
+            apart = rows / scale - centre
+            return np.sqrt(np.einsum("nd,nd->n", apart, apart))
+
+        far = np.concatenate(_by_rows(distances, columns))
         most = _FARTHEST * np.median(far)
         beyond = far > most
         if not beyond.any():
             break
         columns = columns.copy()
-        inward = (most / far[beyond])[:, None] * (scaled[beyond] - centre) + centre
-        columns[beyond] = inward * largest
+        inward = (most / far[beyond])[:, None] * (columns[beyond] / scale - centre) + centre
+        columns[beyond] = inward * scale
     return columns
 
 
 def _common(columns: np.ndarray, name: str) -> np.ndarray:
-    _check_finite(columns, name)
-    largest = np.max(np.abs(columns))
-    scaled = columns / (largest if largest > 0 else 1)  # squares of values such as 1e200 overflow
-    scaled = scaled - scaled.mean(axis=0, dtype=np.float64).astype(scaled.dtype)
-    spread = np.sqrt(np.mean(np.square(scaled), dtype=np.float64))
-    return (scaled / (spread if spread > 0 else 1)).astype(np.float32)
+    scale = _largest(columns, name)  # squares of values such as 1e200 overflow
+    centre = _mean(columns, scale)
+    prepared = np.empty(columns.shape, np.float32)
+
+    def centred(rows: np.ndarray, out: np.ndarray) -> float:
+        apart = rows / scale - centre
+        out[:] = apart
+        return float(np.einsum("nd,nd->n", apart, apart).sum(dtype=np.float64))
+
+    spread = math.sqrt(sum(_by_rows(centred, columns, prepared)) / columns.size)
+    _by_rows(lambda rows: np.divide(rows, spread if spread > 0 else 1, out=rows), prepared)
+    return prepared
+
+
+def _largest(columns: np.ndarray, name: str) -> float:
+    """The largest absolute value, 1 if all are 0; raises if one is not finite."""
+    ends = _by_rows(lambda rows: (np.max(rows), np.min(rows)), columns)
+    largest = float(np.max(np.abs(ends)))
+    if not math.isfinite(largest):
+        _check_finite(columns, name)
+    return largest if largest > 0 else 1.0
+
+
+def _mean(columns: np.ndarray, scale: float) -> np.ndarray:
+    """The mean of the rows over `scale`, in their own precision from float64 sums."""
+    sums = _by_rows(lambda rows: np.sum(rows / scale, axis=0), columns)
+    return (np.sum(sums, axis=0, dtype=np.float64) / len(columns)).astype(columns.dtype)
+
+
+def _by_rows(function: Callable, *arrays: np.ndarray) -> list:
+    """function(block of rows of each array), of blocks that fit in the cache, on all cores."""
+    n = len(arrays[0])
+    size = max(1, _AT_ONCE // max(1, math.prod(arrays[0].shape[1:])))
+    cuts = [slice(start, start + size) for start in range(0, n, size)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda cut: function(*(array[cut] for array in arrays)), cuts))
 
 
 @partial(jax.jit, static_argnames="count")
@@ -974,16 +1008,26 @@ def moments(images: ArrayLike) -> np.ndarray:
       to what is clear of rounding errors. Of an image without contrast the sum of the weights is
       the smallest of all, and its centre is the middle.
     """
-    images = np.asarray(images, np.float64)
-    largest = np.max(np.abs(images))
-    images = images / (largest if largest > 0 else 1)  # squares of values such as 1e200 overflow
-    apart = images - np.median(images, axis=(1, 2), keepdims=True)
-    weights = np.einsum("nhwc,nhwc->nhw", apart, apart)
+    images = np.asarray(images)
+    largest = max(np.max(images), -np.min(images))
+    scale = float(largest) if largest > 0 else 1.0  # squares of values such as 1e200 overflow
+    found = np.concatenate(_by_rows(partial(_moments, scale=scale), images))
+    found[:, 1] = np.log(np.maximum(found[:, 1], 1e-20))
+    # Ranks would make a column of the last digits of what is constant.
+    return found.round(6)
+
+
+def _moments(images: np.ndarray, scale: float) -> np.ndarray:
+    """`moments` of some images, divided by `scale`; the sum of the weights as it is."""
+    n, height, width, channels = images.shape
+    pixels = np.moveaxis(images, -1, 1).reshape(n, channels, height * width)
+    pixels = np.divide(pixels, scale, dtype=np.float64)
+    apart = pixels - np.median(pixels, axis=2, keepdims=True)
+    weights = np.einsum("ncp,ncp->np", apart, apart).reshape(n, height, width)
     total = weights.sum(axis=(1, 2))
     flat = total <= 1e-20
     weights[flat] = 0
     # The middle pixels of an image without contrast.
-    height, width = weights.shape[1:]
     weights[flat, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] = 1
     share = weights / weights.sum(axis=(1, 2), keepdims=True)
     rows, columns = np.arange(height), np.arange(width)
@@ -995,10 +1039,9 @@ def moments(images: ArrayLike) -> np.ndarray:
     covariance = np.einsum("nhw,nh,nw->n", share, off_rows, off_columns, optimize=True)
     spread = row_variance + column_variance
     spread = np.where(spread > 0, spread, 1)
-    light = np.log(np.maximum(total, 1e-20))
     found = [
-        images.mean(axis=(1, 2, 3)),
-        light,
+        pixels.mean(axis=(1, 2)),
+        total,
         row,
         column,
         row_variance,
@@ -1006,8 +1049,7 @@ def moments(images: ArrayLike) -> np.ndarray:
         (row_variance - column_variance) / spread,
         2 * covariance / spread,
     ]
-    # Ranks would make a column of the last digits of what is constant.
-    return np.stack(found, axis=1).round(6)
+    return np.stack(found, axis=1)
 
 
 def _check_finite(block: np.ndarray, name: str) -> None:
