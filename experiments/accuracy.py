@@ -63,7 +63,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("out_dir", "runs/accuracy", "Folder for rows, tables and the figure.")
 flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure what is missing.")
-flags.DEFINE_enum("platform", "auto", platforms.NAMES, "Where to compute.")
+flags.adopt_module_key_flags(platforms)
 flags.DEFINE_bool("curve", False, "Measure a few problems with more and more samples.")
 flags.DEFINE_list("sizes", list(SIZES), "Numbers of samples for --curve.")
 
@@ -379,7 +379,7 @@ def main(argv: list[str]) -> None:
 def experiment() -> None:
     """Validate, measure what is missing, print, draw."""
     wanted = jobs()
-    devices = platforms.select(FLAGS.platform)
+    devices = platforms.select()
     name = "curve" if FLAGS.curve else "accuracy"
     folder = Path(FLAGS.out_dir)
     rows = Rows(folder / f"{name}.csv", resume=FLAGS.resume)

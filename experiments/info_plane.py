@@ -26,7 +26,7 @@ DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 NOISES = ("relative", "absolute")
 # Those that a resumed run may change: they do not touch what was computed.
-MAY_DIFFER = ("epochs", "platform", "data_dir", "dataset")
+MAY_DIFFER = ("epochs", "platform", "compilation_cache", "data_dir", "dataset")
 # Flags whose default is that of the library's round, and their names there.
 OF_ROUND = {
     "mine_batch_size": "batch_size",
@@ -54,7 +54,7 @@ flags.DEFINE_string("out_dir", "runs/info_plane", "Folder for records, findings 
 flags.DEFINE_bool("resume", False, "Go on with the run in --out_dir after its last probe.")
 flags.DEFINE_bool("warm_start", True, "Start each round's networks from those of the last one.")
 flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
-flags.DEFINE_enum("platform", "auto", platforms.NAMES, "Where to compute.")
+flags.adopt_module_key_flags(platforms)
 flags.DEFINE_integer("probe_size", 20_000, "Training images that are probed.")
 flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
 flags.DEFINE_float("learning_rate", 2e-3, "Rate of LeNet-5's SGD (momentum 0.9).")
@@ -83,7 +83,8 @@ flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.
 
 def settings(config: Any) -> dict[str, Any]:
     """Every flag of this program with its value; a default that is the library's as it is now."""
-    own = FLAGS.get_flags_for_module(sys.modules[__name__])
+    modules = sys.modules[__name__], platforms
+    own = [flag for module in modules for flag in FLAGS.get_flags_for_module(module)]
     ignored = ("resume", "out_dir", "progress")
     values = {flag.name: flag.value for flag in own if flag.name not in ignored}
     return values | {flag: getattr(config.round, name) for flag, name in OF_ROUND.items()}
@@ -159,7 +160,8 @@ def main(argv: list[str]) -> None:
 def experiment() -> None:
     """Validate, load, run, draw, print."""
     config = plane_config()
-    devices = platforms.select(FLAGS.platform)
+    devices = platforms.select()
+    compilation = platforms.Compilation().listen()
 
     from mine_jax import datasets, diagnostics, exact, information_plane, lenet, plotting, records
 
@@ -225,7 +227,9 @@ def experiment() -> None:
     print(
         "Seconds: "
         + ", ".join(f"{name} {took:.1f}" for name, took in parts.items())
-        + f"; in all {end - START:.1f} (compilation is in the part that needs it)"
+        + f"; in all {end - START:.1f}. In the parts that need it, over all threads: compilation "
+        f"{compilation.seconds:.1f} for {compilation.programs} programs, {compilation.read} of them "
+        f"read from the cache, and tracing {compilation.tracing:.1f}"
     )
     print(f"Written to {os.path.relpath(folder.path)}")
 

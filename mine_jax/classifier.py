@@ -18,6 +18,8 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike
 
+from mine_jax.compilation import jit
+
 OnProgress = Callable[[int, int, float], None]
 Params = Any  # a pytree of arrays, as `model.init` gives it
 Arrays = Any  # an array or a pytree of arrays
@@ -195,19 +197,19 @@ def _check_labels(images: jax.Array, labels: jax.Array) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("model", "image_shape"))
+@jit(static_argnames=("model", "image_shape"))
 def _init_params(key: jax.Array, model: nn.Module, image_shape: tuple[int, ...]) -> Params:
     return model.init(key, jnp.zeros((1, *image_shape)))
 
 
-@partial(jax.jit, static_argnames=("n", "batch_size"))
+@jit(static_argnames=("n", "batch_size"))
 def _draw_batches(key: jax.Array, epoch: jax.Array, n: int, batch_size: int) -> jax.Array:
     """Draws the rows of each batch, (n // batch_size, batch_size)."""
     order = jax.random.permutation(jax.random.fold_in(key, epoch), n)
     return order[: n - n % batch_size].reshape(-1, batch_size)
 
 
-@partial(jax.jit, static_argnames=("model", "config"))
+@jit(static_argnames=("model", "config"))
 def _train_steps(
     params: Params,
     opt_state: optax.OptState,
@@ -241,12 +243,12 @@ def _train_steps(
     return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
 
 
-@partial(jax.jit, static_argnames="model")
+@jit(static_argnames=("model",))
 def _predict(params: Params, images: jax.Array, *, model: nn.Module) -> jax.Array:
     return model.apply(params, images).argmax(axis=-1)
 
 
-@partial(jax.jit, static_argnames=("model", "names"))
+@jit(static_argnames=("model", "names"))
 def _probe(
     params: Params,
     images: jax.Array,

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +19,7 @@ from jax.typing import ArrayLike
 from scipy import special, stats
 
 from mine_jax import bounds, mine
+from mine_jax.compilation import jit
 from mine_jax.mine import Array, FitInfo, MineConfig, MineState
 
 MOST_LABELS = 1000  # a one-hot column for each distinct label has to stay affordable
@@ -37,6 +39,8 @@ _FLOORS = (0.0, 2.5)  # standard errors below which a class's mean in a column i
 _LEADING = (1, 2, 3, 4, 6, 8, 12)  # numbers of canonical pairs
 _CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
 _LEAST_SPREAD = 1e-3  # of a direction beside the mean column: below is what training hardly saw
+# What parts of fits needed before, so that those that follow need not wait for one another.
+_COMPILED: set[tuple] = set()
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
 
@@ -298,7 +302,7 @@ def lower_bounds(
                 f"the state to start from has networks {sorted(state)}, but these samples need "
                 f"{sorted(group.name for group in stacks)}; fit afresh"
             )
-        wanted = jax.eval_shape(lambda key: fresh(key, x, z, config, pairs), key)
+        wanted = fresh.jitted.eval_shape(key, x, z, config, pairs)
         for name in wanted:
             _check_state(state[name], wanted[name])
     split_key, round_key = jax.random.split(key)
@@ -307,63 +311,135 @@ def lower_bounds(
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     first = fresh(init_key, x, z, config, pairs)
     fit_keys = jax.random.split(fit_key, len(rows.train))
+    on_cpu = jax.default_backend() == "cpu"
+    parts = [part for group in stacks for part in _parts(group, len(rows.train), on_cpu)]
+    most = -(-config.max_steps // config.check_every) * config.check_every
+    steps, lock = [0] * len(parts), threading.Lock()
+
+    def tell(i: int, done: int, text: str) -> None:
+        with lock:
+            steps[i] = done
+            if on_progress is not None:
+                on_progress(sum(steps), most * len(steps), text)
+
+    def one(i: int) -> tuple:
+        """Start, fit and judge the networks of a part."""
+        part = parts[i]
+
+        def on_check(done: int, total: int, info: FitInfo) -> None:
+            values = zip(part.group.asked, info.stop_nats[-1][0], strict=True)
+            tell(i, done, " ".join(f"{a}–{b} {value:.2f}" for (a, b), value in values))
+
+        cut, before = (
+            jax.tree.map(lambda leaf: np.asarray(leaf)[part.folds], tree)
+            for tree in (first[part.stack], None if state is None else state[part.stack])
+        )
+        if part.network is not None:
+            cut = mine.select(cut, part.network, folds=True)
+            before = None if before is None else mine.select(before, part.network, folds=True)
+        left, right = _sides(x, z, part.group)
+        levels = None if noise is None else _levels(noise, part.group)
+        here = Splits(*(each[part.folds] for each in rows))
+        fitted_on = here._replace(train=here.train + (0 if levels is None else n))
+        start = _start(cut, before, left, right, fitted_on, levels or ({}, {}), part.group)
+        args = (left, right, fitted_on.train, here.stop)
+        args += (part.group.config, on_check, part.group.pairs, levels, here.report.shape[1])
+        fitted, info = mine.fit(start, fit_keys[part.folds], *args)
+        tell(i, most, "")  # what is left of its steps will not be needed
+        judge = partial(mine.evaluate_rows, fitted, left, right)
+        judged = [
+            jax.tree.map(np.asarray, judge(r, part.group.pairs, part.group.config))
+            for r in (here.report, here.stop, here.train[:, : here.report.shape[1]])
+        ]
+        return fitted, info, *judged
+
+    def code(part: _Part) -> tuple:
+        """What decides about the compiled code that a part needs."""
+        arrays = jax.tree.map(lambda a: (a.shape, a.dtype), _sides(x, z, part.group))
+        levels = None if noise is None else jax.tree.structure(_levels(noise, part.group))
+        return part.group[2:], str(arrays), levels, n, state is None
+
+    done = (
+        _in_threads(one, [code(part) for part in parts]) if on_cpu else map(one, range(len(parts)))
+    )
+    done = list(zip(parts, done, strict=True))
     estimates, states = {}, {}
     for group in stacks:
-        left, right = _sides(x, z, group)
-        levels = None if noise is None else _levels(noise, group)
-        earlier = None if state is None else state[group.name]
-
-        def tell(done: int, total: int, info: FitInfo, group: Group = group) -> None:
-            if on_progress is not None:
-                values = zip(group.asked, info.stop_nats[-1][0], strict=True)
-                on_progress(done, total, " ".join(f"{a}–{b} {v:.2f}" for (a, b), v in values))
-
-        def one(
-            cut: slice,
-            group: Group = group,
-            earlier: MineState | None = earlier,
-            left: dict = left,
-            right: dict = right,
-            levels: mine.NoiseLevels | None = levels,
-            tell: Callable = tell,
-        ) -> tuple:
-            """Start, fit and judge some of the folds."""
-            part, before = (
-                jax.tree.map(lambda leaf: leaf[cut], tree) for tree in (first[group.name], earlier)
-            )
-            here = Splits(*(part[cut] for part in rows))
-            fitted_on = here._replace(train=here.train + (0 if levels is None else n))
-            start = _start(part, before, left, right, fitted_on, levels or ({}, {}), group)
-            args = (left, right, fitted_on.train, here.stop)
-            args += (group.config, tell, group.pairs, levels, here.report.shape[1])
-            fitted, info = mine.fit(start, fit_keys[cut], *args)
-            judge = partial(mine.evaluate_rows, fitted, left, right)
-            size = here.report.shape[1]
-            judged = [
-                jax.tree.map(np.asarray, judge(r, group.pairs, group.config))
-                for r in (here.report, here.stop, here.train[:, :size])
-            ]
-            return fitted, info, *judged
-
-        fitted, info, report, stop, train = _join_folds(_by_fold(one, len(fit_keys)))
-        for i, pair in enumerate(group.asked):
-
-            def of(held_out: tuple, i: int = i) -> tuple[bounds.HeldOut, ...]:
-                return tuple(bounds.HeldOut(*(leaf[:, i] for leaf in form)) for form in held_out)
-
-            estimates[pair] = _estimate(
-                of(report),
-                of(stop),
-                of(train),
-                _of_network(info, i),
-                mine.select(fitted, i, folds=True),
-                group.config,
-            )
-        states[group.name] = fitted
+        made = [(part, result) for part, result in done if part.stack == group.name]
+        networks = dict.fromkeys(part.network for part, _ in made)
+        fitted = []
+        for network in networks:
+            of_network = [result for part, result in made if part.network == network]
+            state_of, info, *judged = _join_folds(of_network)
+            fitted.append(state_of)
+            asked = group.asked if network is None else (group.asked[network],)
+            for i, pair in enumerate(asked):
+                forms = [
+                    tuple(bounds.HeldOut(*(leaf[:, i] for leaf in form)) for form in held_out)
+                    for held_out in judged
+                ]
+                own = mine.select(state_of, i, folds=True)
+                estimates[pair] = _estimate(*forms, _of_network(info, i), own, group.config)
+        states[group.name] = fitted[0] if len(fitted) == 1 else mine.join(fitted, folds=True)
     return estimates, states
 
 
-@partial(jax.jit, static_argnames=("config", "pairs"))
+class _Part(NamedTuple):
+    """Networks that are fitted for themselves.
+
+    Attributes:
+      stack: the name of the stack that they are of.
+      group: these networks alone; one network's arrays are called "x" and "z".
+      folds: which folds of the samples.
+      network: the position in the stack; None for all of them.
+    """
+
+    stack: str
+    group: Group
+    folds: slice
+    network: int | None
+
+
+def _parts(group: Group, folds: int, on_cpu: bool) -> list[_Part]:
+    """On a CPU every network and fold for itself, elsewhere the stack as it is.
+
+    Batched matrix products keep only one core of a CPU busy, where networks in threads of their
+    own keep all, and one that is done costs nothing.
+    """
+    if not on_cpu:
+        return [_Part(group.name, group, slice(None), None)]
+    alone = [
+        Group(group.name, (pair,), (("x", "z"),), (swapped,), group.config)
+        for pair, swapped in zip(group.asked, group.swapped, strict=True)
+    ]
+    return [
+        _Part(group.name, one, slice(f, f + 1), i)
+        for i, one in enumerate(alone)
+        for f in range(folds)
+    ]
+
+
+def _in_threads(one: Callable[[int], tuple], codes: list[tuple]) -> list[tuple]:
+    """one(0), one(1), …, in as many threads as there are cores.
+
+    Of those that need the same compiled code the first goes before the others, so that nothing is
+    compiled twice.
+
+    Args:
+      one: what to call.
+      codes: what decides about the compiled code of each.
+    """
+    first = [codes.index(needs) for needs in dict.fromkeys(codes) if needs not in _COMPILED]
+    rest = [i for i in range(len(codes)) if i not in first]
+    results = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for batch in (first, rest):
+            results |= zip(batch, pool.map(one, batch), strict=True)
+            _COMPILED.update(codes[i] for i in batch)
+    return [results[i] for i in range(len(codes))]
+
+
+@jit(static_argnames=("config", "pairs"))
 def fresh(
     key: Array,
     x: Mapping[str, Array],
@@ -392,20 +468,6 @@ def fresh(
     return made
 
 
-def _by_fold(one: Callable[[slice], tuple], folds: int) -> list[tuple]:
-    """Call with cuts of the folds.
-
-    On a CPU every fold goes for itself, by as many threads as there are cores: batched matrix
-    products there keep only one core busy, and folds that are done cost nothing. The first goes
-    alone, so that nothing is compiled twice. Elsewhere all folds are one batch.
-    """
-    if jax.default_backend() != "cpu":
-        return [one(slice(None))]
-    first = one(slice(0, 1))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return [first, *pool.map(lambda f: one(slice(f, f + 1)), range(1, folds))]
-
-
 def _join_folds(parts: list[tuple]) -> tuple:
     """The states, reports and values of cuts of the folds as those of all."""
     states, infos, *judged = zip(*parts, strict=True)
@@ -421,7 +483,7 @@ def _join_folds(parts: list[tuple]) -> tuple:
         for name in ("batch_nats", "stop_nats")
     ]
     ends = [np.concatenate([getattr(info, name) for info in infos]) for name in FitInfo._fields[3:]]
-    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *states)
     values = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *each) for each in judged]
     return state, FitInfo(checks, *curves, *ends), *values
 
@@ -470,22 +532,22 @@ def _start(
     """
     candidates = [fresh]
     warm = [] if earlier is None else [earlier]
-    # A user's own network has no Gaussian part.
-    if group.config.gaussian_start and any(fresh.params["x_first"]):
+    width = mine.canonical_of(fresh.params)
+    if group.config.gaussian_start and width:
         labels = mine.is_labels(z[group.pairs[0][1]])
         # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
         halves = (None, 0, 1) if labels else (None,)
         ridges, floors = (_SHRINKING, _FLOORS) if labels else (_RIDGES, (0.0,))
         for ridge, half, floor in itertools.product(ridges, halves, floors):
-            parts = _gaussian_parts(x, z, rows, noise, (ridge, floor), half, group)
+            shrinking = ridge, floor
+            parts = _gaussian_parts(x, z, rows, noise, shrinking, half, group, width)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             if not labels:
-                width = parts[0]["gap"].shape[-1]
-                few = [_leading(parts, count) for count in _LEADING if count < width]
-                candidates += [_with_gaussian(fresh, part, t) for part in few for t in (1.0, 0.8)]
+                few = itertools.product([count for count in _LEADING if count < width], (1.0, 0.8))
+                candidates += [_with_gaussian(fresh, parts, t, count) for count, t in few]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
         if not labels and _can_pair(x, z, group):
-            parts = _gaussian_parts(x, z, rows, noise, None, None, group)
+            parts = _gaussian_parts(x, z, rows, noise, None, None, group, width)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
     return _best(candidates + warm, x, z, rows, group.pairs, group.config)
@@ -525,11 +587,13 @@ def _gaussian_parts(
     shrinking: tuple[float, float] | None,
     half: int | None,
     group: Group,
+    width: int,
 ) -> list[dict]:
     """Means, maps and strengths of every network of a group, with a leading axis of folds.
 
-    With `half` only that half of the columns of x is used; `shrinking` is the ridge and, for
-    labels, the floor of `_discriminant`; without it columns are paired.
+    They are for a Gaussian part of that `width`. With `half` only that half of the columns of x is
+    used; `shrinking` is the ridge and, for labels, the floor of `_discriminant`; without it columns
+    are paired.
     Training rows are without their noise: its variance is added to the columns' in closed form.
     """
     labels = mine.is_labels(z[group.pairs[0][1]])
@@ -541,7 +605,6 @@ def _gaussian_parts(
             middle = left.shape[1] // 2
             left = left * ((jnp.arange(left.shape[1]) >= middle) == half)[None, :]
         right = z[b].reshape(n, -1).astype(jnp.float32)
-        width = mine.canonical_width(x, z, group.pairs, group.config)
         if shrinking is None:
             fit = partial(_paired, left, right, width=width)
         elif labels:
@@ -558,12 +621,7 @@ def _gaussian_parts(
     return made
 
 
-def _leading(parts: list[dict], count: int) -> list[dict]:
-    """The first canonical pairs alone: later ones may be functions of them."""
-    return [{**part, "gap": part["gap"].at[..., count:].set(1.0)} for part in parts]
-
-
-@partial(jax.jit, static_argnames="width")
+@jit(static_argnames=("width",))
 def _canonical(
     x: Array, z: Array, train: Array, stop: Array, levels: Array, *, ridge: float, width: int
 ) -> dict[str, Array]:
@@ -645,7 +703,7 @@ def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
     return all(left == right <= group.config.canonical for left, right in widths)
 
 
-@partial(jax.jit, static_argnames="width")
+@jit(static_argnames=("width",))
 def _paired(
     x: Array, z: Array, train: Array, stop: Array, levels: Array, *, width: int
 ) -> dict[str, Array]:
@@ -678,7 +736,7 @@ def _paired(
     }
 
 
-@partial(jax.jit, static_argnames="width")
+@jit(static_argnames=("width",))
 def _discriminant(
     x: Array,
     z: Array,
@@ -727,27 +785,32 @@ def _discriminant(
     }
 
 
-def _with_gaussian(state: MineState, parts: list[dict], temperature: float) -> MineState:
-    """The state with its Gaussian part set; folds in front."""
-    firsts = {
-        side: tuple(
-            {**first, "mean": part[f"{side[0]}_mean"], "maps": part[f"{side[0]}_maps"]}
-            for first, part in zip(state.params[side], parts, strict=True)
-        )
-        for side in ("x_first", "z_first")
-    }
+@jit()
+def _with_gaussian(
+    state: MineState, parts: list[dict], temperature: float, leading: int = 1 << 30
+) -> MineState:
+    """The state with its Gaussian part set; folds in front.
 
-    def stacked(values: list[Array]) -> Array:
-        return jnp.stack(values, axis=1)
+    Args:
+      state: the state.
+      parts: as `_gaussian_parts` returns them.
+      temperature: what correlations, or discriminants, are multiplied by.
+      leading: how many canonical pairs count; later ones may be functions of the first ones.
+    """
+
+    def stacked(name: str) -> Array:
+        return jnp.stack([part[name] for part in parts], axis=1)
 
     if "bias" in parts[0]:
-        bias = temperature * stacked([part["bias"] for part in parts])
+        bias = temperature * stacked("bias")
         ones = jnp.ones_like(bias)
         half = temperature * ones / 2
         gaussian = {"cross": temperature * ones, "u_square": -half, "v_square": -half - bias}
     else:
-        gap = stacked([part["gap"] for part in parts])
-        gap = 1 - temperature**2 * (1 - gap) if temperature < 1 else gap
+        gap = stacked("gap")
+        gap = jnp.where((jnp.arange(gap.shape[-1]) < leading)[None, None], gap, 1.0)
+        # At 1 as it is: the difference from 1 has no digits left for correlations near 1.
+        gap = jnp.where(temperature < 1, 1 - temperature**2 * (1 - gap), gap)
         rho = jnp.sqrt(1 - gap)
         rest = -rho / (1 + rho) / 2
         gaussian = {"cross": rho / gap, "u_square": rest, "v_square": rest}
@@ -755,10 +818,10 @@ def _with_gaussian(state: MineState, parts: list[dict], temperature: float) -> M
     def renewed(params: dict) -> dict:
         own = {
             side: tuple(
-                {**first, "mean": new["mean"], "maps": new["maps"]}
-                for first, new in zip(params[side], firsts[side], strict=True)
+                {**first, "mean": part[f"{side[0]}_mean"], "maps": part[f"{side[0]}_maps"]}
+                for first, part in zip(params[side], parts, strict=True)
             )
-            for side in firsts
+            for side in ("x_first", "z_first")
         }
         return {**params, **own, "trunk": {**params["trunk"], "gaussian": gaussian}}
 
@@ -968,7 +1031,7 @@ def principal_axes(columns: Array, count: int) -> Array:
     return basis @ axes[:, ::-1][:, :count]
 
 
-@jax.jit
+@jit()
 def _principal_components(columns: Array) -> Array:
     """The first `COMPONENTS`, divided by one number.
 

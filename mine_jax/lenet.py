@@ -186,9 +186,7 @@ def _largest_forward(members: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ja
     return largest, (members, largest)
 
 
-def _largest_backward(
-    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array]:
+def _largest_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
     members, largest = saved
     share = (members == largest[None]).astype(gradient.dtype)
     first, second, third, fourth = share  # a sum over the axis does not fuse, and takes longer

@@ -11,7 +11,7 @@ stack or for none; their marginal is summed exactly.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
 from mine_jax import bounds
+from mine_jax.compilation import jit
 from mine_jax.statistics_network import KINDS, StatisticsNetwork, Wrapped
 
 Array = jax.Array
@@ -45,7 +46,7 @@ _LEAST = {
     "hidden": 1,
     "depth": 1,
     "features": 1,
-    "canonical": 1,
+    "canonical": 0,
     "batch_size": 2,
     "pairings": 1,
     "check_every": 1,
@@ -76,7 +77,8 @@ class MineConfig:
         pair, has half of it.
       depth: number of hidden layers.
       features: length of a separable network's feature vectors.
-      canonical: most projections of the Gaussian part.
+      canonical: most projections of the Gaussian part; 0 for none.
+      squares: give the first layers the squares of the columns, too.
       gaussian_start: set the Gaussian part in closed form from the training samples.
       batch_size: samples a step; all training samples if there are fewer.
       pairings: marginal pairs a sample and step, for networks that are not separable; a separable
@@ -104,6 +106,7 @@ class MineConfig:
     depth: int = 2
     features: int = 32
     canonical: int = 128
+    squares: bool = True
     gaussian_start: bool = True
     batch_size: int = 256
     pairings: int = 4
@@ -165,7 +168,9 @@ class MineConfig:
             return Wrapped(self.network)
         kind = "separable" if self.separable else "flat"
         hidden = self.hidden if self.separable else max(1, self.hidden // 2)
-        return StatisticsNetwork(kind, hidden, self.depth, self.features, canonical, limit)
+        return StatisticsNetwork(
+            kind, hidden, self.depth, self.features, canonical, limit, self.squares
+        )
 
 
 class MineState(NamedTuple):
@@ -176,7 +181,8 @@ class MineState(NamedTuple):
         network, and `trunk`, stacked over the networks.
       average: the running average of `params`, which is what is judged.
       opt_state: Adam's moments.
-      log_partition: log of the moving average of mean exp T, a value for each network.
+      log_partition: log of the moving average of mean exp T, a value for each network; kept up to
+        date for `bound="mine"` only.
       steps: the number of steps so far, ().
     """
 
@@ -253,16 +259,31 @@ def init(
     pairs = pairs or pairs_of(x, z)
     x, z = _named(x), _named(z)
     _check_shapes(x, z, pairs)
-    module = _module(x, z, pairs, config)
+    module = _module(canonical_width(x, z, pairs, config), z, pairs, config)
 
-    def one(key: Array, a: str, b: str) -> dict:
-        samples = (jnp.zeros((1, *side.shape[1:]), jnp.float32) for side in (x[a], z[b]))
-        return module.init(key, *samples).get("params", {})
+    keys = jax.random.split(key, len(pairs))
 
-    params = [
-        one(k, *pair) for k, pair in zip(jax.random.split(key, len(pairs)), pairs, strict=True)
-    ]
-    stack = _stack(params)
+    def drawn(keys: Array, method: str, *samples: Array) -> tuple[Any, dict]:
+        """Outputs and parameters of networks of one shape, stacked: one draw to compile."""
+        make = partial(module.init_with_output, method=method)
+        outputs, variables = jax.vmap(lambda key: make(key, *samples))(keys)
+        return outputs, variables.get("params", {})
+
+    def first(side: str, inputs: list[Array]) -> tuple[Array, tuple]:
+        codes, made = None, [{}] * len(inputs)
+        for shape in dict.fromkeys(value.shape[1:] for value in inputs):
+            same = [i for i, value in enumerate(inputs) if value.shape[1:] == shape]
+            sample = jnp.zeros((1, *shape), jnp.float32)
+            codes, params = drawn(keys[np.array(same)], f"encode_{side}", sample)
+            for place, i in enumerate(same):
+                own = params.get(f"{side}_first", {})
+                made[i] = jax.tree.map(lambda leaf, place=place: leaf[place], own)
+        return codes[0], tuple(made)
+
+    x_code, x_first = first("x", [x[a] for a, _ in pairs])
+    z_code, z_first = first("z", [z[b] for _, b in pairs])
+    _, trunk = drawn(keys, "score", x_code, z_code)
+    stack = {"x_first": x_first, "z_first": z_first, "trunk": trunk}
     return MineState(
         params=stack,
         average=stack,
@@ -485,7 +506,7 @@ def _fit(
     return best, report()
 
 
-@partial(jax.jit, static_argnames=("pairings", "pairs", "config"))
+@jit(static_argnames=("pairings", "pairs", "config"))
 def evaluate_rows(
     state: MineState,
     x: Mapping[str, Array],
@@ -516,6 +537,21 @@ def evaluate_rows(
     )
 
 
+@jit(static_argnames=("pairs", "config"))
+def _values(
+    state: MineState, x: dict, z: dict, rows: Array, pairs: Pairs, config: MineConfig
+) -> tuple[Array, Array]:
+    """The values of `evaluate_rows` without their errors, (folds, networks) in each form."""
+    pairings = None if config.separable else config.stop_pairings
+
+    def one(fold: tuple[MineState, Array]) -> tuple[Array, Array]:
+        state, rows = fold
+        forms = _held_out(state, x, z, rows, pairings, pairs, config, errors=False)
+        return tuple(form.nats for form in forms)
+
+    return jax.lax.map(one, (state, rows))
+
+
 def judge(
     state: MineState,
     x: dict,
@@ -526,9 +562,7 @@ def judge(
     config: MineConfig,
 ) -> Array:
     """The stopping criterion (see `fit`) on rows (folds, s): (folds, networks)."""
-    pairings = None if config.separable else config.stop_pairings
-    forms = evaluate_rows(state, x, z, rows, pairs, config, pairings)
-    donsker_varadhan, infonce = (np.asarray(form.nats) for form in forms)
+    donsker_varadhan, infonce = map(np.asarray, _values(state, x, z, rows, pairs, config))
     # What is not trusted counts as the most that is: states just below would be favoured otherwise.
     most = np.log(reporting) - CEILING_MARGIN
     counted = np.where(np.isfinite(donsker_varadhan), np.minimum(donsker_varadhan, most), -np.inf)
@@ -548,8 +582,8 @@ def select(state: MineState, network: int, *, folds: bool = False) -> MineState:
     """
     axis = int(folds)
 
-    def take(leaf: Array) -> Array:
-        return jnp.take(leaf, jnp.array([network]), axis=axis)
+    def take(leaf: Array) -> np.ndarray:  # by NumPy: nothing to compile for every shape
+        return np.take(np.asarray(leaf), [network], axis=axis)
 
     def one(stack: dict) -> dict:
         firsts = {side: (stack[side][network],) for side in _FIRST}
@@ -584,16 +618,16 @@ def join(states: Sequence[MineState], *, folds: bool = False) -> MineState:
     if any(other != shapes[0] for other in shapes):
         raise ValueError(f"states to join must be of one configuration, got trunks of {shapes}")
 
-    def concatenated(*leaves: Array) -> Array:
-        return jnp.concatenate(leaves, axis=axis)
+    def concatenated(*leaves: Array) -> np.ndarray:
+        return np.concatenate([np.asarray(leaf) for leaf in leaves], axis=axis)
 
     def all_of(*stacks: dict) -> dict:
         firsts = {side: sum((stack[side] for stack in stacks), ()) for side in _FIRST}
         trunks = [stack["trunk"] for stack in stacks]
         return {**firsts, "trunk": jax.tree.map(concatenated, *trunks)}
 
-    def largest(*leaves: Array) -> Array:
-        return reduce(jnp.maximum, leaves)
+    def largest(*leaves: Array) -> np.ndarray:
+        return np.max([np.asarray(leaf) for leaf in leaves], axis=0)
 
     first, *rest = states
     return MineState(
@@ -607,7 +641,7 @@ def join(states: Sequence[MineState], *, folds: bool = False) -> MineState:
     )
 
 
-@partial(jax.jit, static_argnames=("pairs", "config"))
+@jit(static_argnames=("pairs", "config"))
 def _chunk(
     state: MineState,
     rate: Array,
@@ -649,10 +683,44 @@ def _noisy(key: Array, batch: dict[str, Array], levels: Mapping[str, ArrayLike])
     }
 
 
-@jax.jit
-def choose(chosen: Array, new: MineState, old: MineState) -> MineState:
-    """The new state of the chosen networks, (folds, networks), the old one of the others."""
-    return jax.vmap(where)(chosen, new, old)
+def choose(chosen: ArrayLike, new: MineState, old: MineState) -> MineState:
+    """The new state of the chosen networks, (folds, networks), the old one of the others.
+
+    By NumPy: the states are small, and nothing has to be compiled for every shape.
+    """
+    chosen = np.asarray(chosen)
+    if chosen.all():
+        return new
+
+    def either(networks: np.ndarray, new: ArrayLike, old: ArrayLike) -> np.ndarray:
+        new, old = np.asarray(new), np.asarray(old)
+        return np.where(networks.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    def stacks(new: dict, old: dict) -> dict:
+        firsts = {
+            side: tuple(
+                jax.tree.map(partial(either, chosen[:, i]), *trees)
+                for i, trees in enumerate(zip(new[side], old[side], strict=True))
+            )
+            for side in _FIRST
+        }
+
+        def trunk(new: ArrayLike, old: ArrayLike) -> np.ndarray:
+            new, old = np.asarray(new), np.asarray(old)
+            return np.where(chosen.reshape(*chosen.shape, *[1] * (new.ndim - 2)), new, old)
+
+        return {**firsts, "trunk": jax.tree.map(trunk, new["trunk"], old["trunk"])}
+
+    def largest(new: ArrayLike, old: ArrayLike) -> np.ndarray:
+        return np.maximum(np.asarray(new), np.asarray(old))
+
+    return MineState(
+        params=stacks(new.params, old.params),
+        average=stacks(new.average, old.average),
+        opt_state=_map_stacks(stacks, largest, new.opt_state, old.opt_state),
+        log_partition=np.where(chosen, new.log_partition, old.log_partition),
+        steps=largest(new.steps, old.steps),
+    )
 
 
 def _batches(generator: np.random.Generator, rows: np.ndarray, config: MineConfig) -> np.ndarray:
@@ -681,12 +749,13 @@ def _update(
         axes = bounds.Scores(0, 0, 0, None, None if weights is None else 0)
 
         def one(scores: bounds.Scores, average: Array) -> tuple[Array, Array]:
-            average = bounds.update_log_partition(
-                average,
-                bounds.log_partition(scores),
-                weight=config.partition_weight,
-                first=state.steps == 0,
-            )
+            if config.bound == "mine":  # the only one that needs it
+                average = bounds.update_log_partition(
+                    average,
+                    bounds.log_partition(scores),
+                    weight=config.partition_weight,
+                    first=state.steps == 0,
+                )
             return bounds.objective(config.bound, scores, average), average
 
         values, average = jax.vmap(one, in_axes=(axes, 0))(scores, state.log_partition)
@@ -718,7 +787,7 @@ def _scores(
     params: dict, x: dict, z: dict, weights: Array | None, pairs: Pairs, config: MineConfig
 ) -> bounds.Scores:
     """The batch's scores with the networks on the first axis; `weights` are of the classes."""
-    module = _module(x, z, pairs, config)
+    module = _module(canonical_of(params), z, pairs, config)
     x_codes, z_codes = _encode(params, x, z, module, pairs)
     n = _rows(x)
     if weights is not None:
@@ -730,7 +799,8 @@ def _scores(
         scores = _apply(module, params, "pairs", x_codes, z_codes)
         own = jnp.eye(n, dtype=bool)[None]
         others = jnp.where(own, -jnp.inf, scores)
-        joint = jnp.diagonal(scores, axis1=1, axis2=2)
+        # The gradient of `jnp.diagonal` would be scattered, entry by entry.
+        joint = jnp.sum(jnp.where(own, scores, 0), axis=2)
         return bounds.Scores(joint, others, others.transpose(0, 2, 1), float(n - 1))
     shifts = range(min(config.pairings, n - 1) + 1)
     joint, *others = (
@@ -740,14 +810,22 @@ def _scores(
     return bounds.Scores(joint, jnp.stack(others, -1), jnp.stack(columns, -1), float(len(others)))
 
 
-def _module(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> nn.Module:
+def _module(canonical: int, z: dict, pairs: Pairs, config: MineConfig) -> nn.Module:
     # Discriminants are in nats and have no unit variance.
     labels = any(is_labels(z[b]) for _, b in pairs)
-    return config.module(canonical_width(x, z, pairs, config), np.inf if labels else _LIMIT)
+    return config.module(canonical, np.inf if labels else _LIMIT)
+
+
+def canonical_of(params: dict) -> int:
+    """Projections of these networks' Gaussian part, which one of a stack shares with the others."""
+    first = params["x_first"][0]
+    return first["maps"].shape[-1] if first else 0
 
 
 def canonical_width(x: dict, z: dict, pairs: Pairs, config: MineConfig) -> int:
     """Projections of a stack's Gaussian part: as many as its pairs can use; classes for labels."""
+    if not config.canonical:
+        return 0
 
     def width(side: Array) -> int:
         return int(np.prod(side.shape[1:]))
@@ -831,22 +909,36 @@ def _evaluate_rows(
 
     All pairs of the rows are taken, or as many for each row as `pairings` says.
     """
+    return _held_out(state, x, z, rows, pairings, pairs, config, errors=True)
+
+
+def _held_out(
+    state: MineState,
+    x: dict,
+    z: dict,
+    rows: Array,
+    pairings: int | None,
+    pairs: Pairs,
+    config: MineConfig,
+    errors: bool,
+) -> tuple[bounds.HeldOut, bounds.HeldOut]:
+    """`_evaluate_rows`; without `errors` only the values mean something, which costs a third."""
     weights = _class_weights(z, pairs)
     x = {name: value[rows] for name, value in x.items()}
     z = {name: value[rows] for name, value in z.items()}
-    params, module = state.average, _module(x, z, pairs, config)
-    x_codes, z_codes = _encode(params, x, z, module, pairs)
-    nwj = config.bound == "nwj"
+    params = state.average
     if weights is not None:
         scores = _scores(params, x, z, weights, pairs, config)
         judge = partial(bounds.held_out_discrete, bound=config.bound)
         value = jax.vmap(judge)(scores.joint, scores.rows, weights)
         return value, value
+    module = _module(canonical_of(params), z, pairs, config)
+    x_codes, z_codes = _encode(params, x, z, module, pairs)
     if pairings is not None:
         sums = _sums_of_shifts(params, x_codes, z_codes, module, pairings)
     else:
-        sums = _sums_of_pairs(params, x_codes, z_codes, module, config.separable)
-    forms = ("nwj", "nwj") if nwj else REPORTED
+        sums = _sums_of_pairs(params, x_codes, z_codes, module, config.separable, errors)
+    forms = ("nwj", "nwj") if config.bound == "nwj" else REPORTED
     axes = bounds.Sums(0, 0, 0, 0, 0, None)
     return tuple(
         jax.vmap(partial(bounds.held_out, bound=form), in_axes=(axes,))(sums) for form in forms
@@ -883,9 +975,12 @@ def _sums_of_shifts(
 
 
 def _sums_of_pairs(
-    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, separable: bool
+    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, separable: bool, errors: bool
 ) -> bounds.Sums:
-    """Of each sample with itself and all others, block by block of rows."""
+    """Of each sample with itself and all others, block by block of rows.
+
+    Without `errors` only what the values need: the sums of the rows.
+    """
     n = x_codes.shape[1]
     size = min(n, _BLOCK if separable else 8)
     blocks = -(-n // size)
@@ -907,6 +1002,8 @@ def _sums_of_pairs(
         counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
         scores = jnp.where(counts[None], scores, -jnp.inf)
         row_sums = logsumexp(scores, axis=2)
+        if not errors:
+            return (row_sums,)
         full = jnp.logaddexp(row_sums, joint[:, jnp.minimum(rows, n - 1)])
         return (
             row_sums,
@@ -915,14 +1012,20 @@ def _sums_of_pairs(
             jnp.sum(jnp.exp(scores - full[..., None]), axis=1),
         )
 
-    rows, columns, squares, as_negative = jax.lax.map(block, positions)
+    rows, *rest = jax.lax.map(block, positions)
+    rows = rows.transpose(1, 0, 2).reshape(joint.shape[0], -1)[:, :n]
+    others = jnp.asarray(float(n - 1))
+    if not errors:
+        nothing = jnp.zeros_like(joint)
+        return bounds.Sums(joint, rows, nothing, nothing[:, 0], nothing, others)
+    columns, squares, as_negative = rest
     return bounds.Sums(
         joint=joint,
-        rows=rows.transpose(1, 0, 2).reshape(joint.shape[0], -1)[:, :n],
+        rows=rows,
         columns=logsumexp(columns, axis=0),
         squares=logsumexp(squares, axis=0),
         as_negative=jnp.sum(as_negative, axis=0),
-        others=jnp.asarray(float(n - 1)),
+        others=others,
     )
 
 
@@ -934,13 +1037,6 @@ def _spread(n: int, pairings: int) -> np.ndarray:
 def _adam() -> optax.GradientTransformation:
     """Adam without its rate, which each network has for itself."""
     return optax.scale_by_adam()
-
-
-def _stack(params: list[dict]) -> dict:
-    """Networks' parameters as one pytree: ragged first layers, stacked trunk."""
-    trunks = [{name: value for name, value in p.items() if name not in _FIRST} for p in params]
-    firsts = {side: tuple(p.get(side, {}) for p in params) for side in _FIRST}
-    return {**firsts, "trunk": jax.tree.map(lambda *leaves: jnp.stack(leaves), *trunks)}
 
 
 def _map_stacks(on_stack: Callable, on_leaf: Callable, *trees: Any) -> Any:
@@ -980,18 +1076,6 @@ def _square_norms(stack: dict) -> Array:
         for leaf in jax.tree.leaves(stack["trunk"])
     ]
     return jnp.stack(firsts) + sum(trunk)
-
-
-def where(chosen: Array, new: MineState, old: MineState) -> MineState:
-    """The new state of the chosen networks, (networks,), the old one of the others."""
-    choose = partial(_map_networks, jnp.where, chosen)
-    return MineState(
-        params=choose(new.params, old.params),
-        average=choose(new.average, old.average),
-        opt_state=_map_stacks(choose, jnp.maximum, new.opt_state, old.opt_state),
-        log_partition=jnp.where(chosen, new.log_partition, old.log_partition),
-        steps=jnp.maximum(new.steps, old.steps),
-    )
 
 
 def _named(arrays: Arrays) -> dict[str, Array]:

@@ -19,7 +19,7 @@ KINDS = ("separable", "flat")
 class First(nn.Module):
     """One side's first layer: `hidden` units of its own, then `canonical` linear projections.
 
-    Vectors come with their squares, so that a dependence of scales is as easy to see as one of
+    Vectors may come with their squares, so that a dependence of scales is as easy to see as one of
     values. Images (h, w, c) go through two convolutions whose stride is their kernel size, which
     are matrix products on every backend. The projections are set in closed form
     (`MineConfig.canonical`) and not trained.
@@ -29,11 +29,13 @@ class First(nn.Module):
       canonical: number of projections.
       limit: what the projections are cut off at. They are of unit variance on training samples, and
         a single sample far out in a direction that hardly varied there would outweigh all others.
+      squares: whether vectors come with their squares.
     """
 
     hidden: int
     canonical: int
     limit: float = math.inf
+    squares: bool = True
 
     @nn.compact
     def __call__(self, values: jax.Array) -> jax.Array:
@@ -45,7 +47,9 @@ class First(nn.Module):
             code = nn.silu(nn.Dense(32, name="conv2")(_patches(code, 2)))
             code = code.reshape(n, -1)
         else:
-            code = jnp.concatenate([flat, 0.7 * (flat * flat - 1)], axis=-1)
+            code = flat
+            if self.squares:
+                code = jnp.concatenate([flat, 0.7 * (flat * flat - 1)], axis=-1)
         code = nn.Dense(self.hidden, name="dense")(code)
         zeros = nn.initializers.zeros
         mean = self.param("mean", zeros, (flat.shape[-1],))
@@ -110,6 +114,7 @@ class StatisticsNetwork(nn.Module):
       features: length of f and g ("separable").
       canonical: number of projections of the Gaussian part.
       limit: what they are cut off at (see `First`).
+      squares: whether vectors come with their squares.
     """
 
     kind: str = "separable"
@@ -118,11 +123,12 @@ class StatisticsNetwork(nn.Module):
     features: int = 32
     canonical: int = 32
     limit: float = math.inf
+    squares: bool = True
 
     def setup(self) -> None:
         """Name the layers; Flax calls it."""
-        self.x_first = First(self.hidden, self.canonical, self.limit)
-        self.z_first = First(self.hidden, self.canonical, self.limit)
+        self.x_first = First(self.hidden, self.canonical, self.limit, self.squares)
+        self.z_first = First(self.hidden, self.canonical, self.limit, self.squares)
         self.gaussian = GaussianPart(self.canonical)
         inner = range(self.depth - 1)
         if self.kind == "flat":

@@ -165,7 +165,7 @@ def test_nothing_compiles_twice():
     images, labels = problem()
 
     def sizes():
-        return np.array([f._cache_size() for f in functions])
+        return np.array([f.cache_size() for f in functions])
 
     state = classifier.init(jax.random.key(0), model, config, SHAPE)
     before, after = sizes(), []

@@ -312,7 +312,7 @@ def test_the_influences_spread_is_the_standard_error():
 
 
 def cache_sizes():
-    return [f._cache_size() for f in (mine._chunk, mine.evaluate_rows, mine.choose)]
+    return [f.cache_size() for f in (mine._chunk, mine.evaluate_rows, mine.choose)]
 
 
 def test_other_samples_of_the_same_shapes_compile_nothing_new():

@@ -519,9 +519,9 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing():
             seen.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    sizes = mine._chunk._cache_size(), mine.evaluate_rows._cache_size()
+    sizes = mine._chunk.cache_size(), mine.evaluate_rows.cache_size()
     fit(state, x + 1, z, key=2)
-    assert (mine._chunk._cache_size(), mine.evaluate_rows._cache_size()) == sizes
+    assert (mine._chunk.cache_size(), mine.evaluate_rows.cache_size()) == sizes
     assert seen == []
     jax.jit(lambda value: value * 3 + len(seen))(1.0)
     assert len(seen) >= 1  # the listener does listen
