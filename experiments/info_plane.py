@@ -227,9 +227,9 @@ def experiment() -> None:
     print(
         "Seconds: "
         + ", ".join(f"{name} {took:.1f}" for name, took in parts.items())
-        + f"; in all {end - START:.1f}. In the parts that need it, over all threads: compilation "
-        f"{compilation.seconds:.1f} for {compilation.programs} programs, {compilation.read} of them "
-        f"read from the cache, and tracing {compilation.tracing:.1f}"
+        + f"; in all {end - START:.1f}. In the parts that need it, all threads together: "
+        f"compilation {compilation.seconds:.1f} for {compilation.programs} programs, "
+        f"{compilation.read} of them read from the cache, and tracing {compilation.tracing:.1f}"
     )
     print(f"Written to {os.path.relpath(folder.path)}")
 

@@ -197,7 +197,7 @@ def _check_labels(images: jax.Array, labels: jax.Array) -> None:
         )
 
 
-@jit(static_argnames=("model", "image_shape"))
+@jit(static_argnames=("model", "image_shape"), seldom=True)
 def _init_params(key: jax.Array, model: nn.Module, image_shape: tuple[int, ...]) -> Params:
     return model.init(key, jnp.zeros((1, *image_shape)))
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 
+_LEVEL = "xla_backend_optimization_level"
 # On a CPU; what the installed JAX does not know is left out.
 _OPTIONS = {
     "cpu": {
         # LLVM's first level: the code is as fast, since the matrix products are a library's, and
         # takes a half to two thirds of the time to compile.
-        "xla_backend_optimization_level": 1,
+        _LEVEL: 1,
         # Small matrix products by Eigen: a step of one statistics network takes 1.6 ms with it and
         # 3.0 with the library that XLA would choose, and large ones take as long with either.
         "xla_cpu_experimental_ynn_fusion_type": "",
@@ -20,15 +21,15 @@ _OPTIONS = {
 
 
 @functools.cache
-def options(backend: str) -> dict[str, Any]:
-    """The compiler's options that suit a backend."""
+def options(backend: str, seldom: bool = False) -> dict[str, Any]:
+    """The compiler's options that suit a backend, and a function that is `seldom` called."""
     known = {}
     for name, value in _OPTIONS.get(backend, {}).items():
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
         except jax.errors.JaxRuntimeError:
             continue
-        known[name] = value
+        known[name] = 0 if seldom and name == _LEVEL else value
     return known
 
 
@@ -38,13 +39,13 @@ class Compiled:
     Called while something else is traced it is a part of that, as options hold for whole programs.
     """
 
-    def __init__(self, function: Callable, static_argnames: Sequence[str]) -> None:
+    def __init__(self, function: Callable, static_argnames: Sequence[str], seldom: bool) -> None:
         functools.update_wrapper(self, function)
         self._for_backend = functools.cache(
             lambda backend: jax.jit(
                 function,
                 static_argnames=static_argnames,
-                compiler_options=options(backend),
+                compiler_options=options(backend, seldom),
             )
         )
 
@@ -64,6 +65,13 @@ class Compiled:
         return self.jitted._cache_size()
 
 
-def jit(*, static_argnames: Sequence[str] = ()) -> Callable[[Callable], Compiled]:
-    """Decorate a function with `Compiled`; `static_argnames` are those of `jax.jit`."""
-    return lambda function: Compiled(function, tuple(static_argnames))
+def jit(
+    *, static_argnames: Sequence[str] = (), seldom: bool = False
+) -> Callable[[Callable], Compiled]:
+    """Decorate a function with `Compiled`.
+
+    Args:
+      static_argnames: those of `jax.jit`.
+      seldom: it is called so few times that its compilation takes longer: optimise less.
+    """
+    return lambda function: Compiled(function, tuple(static_argnames), seldom)

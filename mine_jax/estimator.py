@@ -439,7 +439,7 @@ def _in_threads(one: Callable[[int], tuple], codes: list[tuple]) -> list[tuple]:
     return [results[i] for i in range(len(codes))]
 
 
-@jit(static_argnames=("config", "pairs"))
+@jit(static_argnames=("config", "pairs"), seldom=True)
 def fresh(
     key: Array,
     x: Mapping[str, Array],
@@ -621,7 +621,7 @@ def _gaussian_parts(
     return made
 
 
-@jit(static_argnames=("width",))
+@jit(static_argnames=("width",), seldom=True)
 def _canonical(
     x: Array, z: Array, train: Array, stop: Array, levels: Array, *, ridge: float, width: int
 ) -> dict[str, Array]:
@@ -703,7 +703,7 @@ def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
     return all(left == right <= group.config.canonical for left, right in widths)
 
 
-@jit(static_argnames=("width",))
+@jit(static_argnames=("width",), seldom=True)
 def _paired(
     x: Array, z: Array, train: Array, stop: Array, levels: Array, *, width: int
 ) -> dict[str, Array]:
@@ -736,7 +736,7 @@ def _paired(
     }
 
 
-@jit(static_argnames=("width",))
+@jit(static_argnames=("width",), seldom=True)
 def _discriminant(
     x: Array,
     z: Array,
@@ -785,7 +785,7 @@ def _discriminant(
     }
 
 
-@jit()
+@jit(seldom=True)
 def _with_gaussian(
     state: MineState, parts: list[dict], temperature: float, leading: int = 1 << 30
 ) -> MineState:
@@ -1031,7 +1031,7 @@ def principal_axes(columns: Array, count: int) -> Array:
     return basis @ axes[:, ::-1][:, :count]
 
 
-@jit()
+@jit(seldom=True)
 def _principal_components(columns: Array) -> Array:
     """The first `COMPONENTS`, divided by one number.
 

@@ -506,7 +506,7 @@ def _fit(
     return best, report()
 
 
-@jit(static_argnames=("pairings", "pairs", "config"))
+@jit(static_argnames=("pairings", "pairs", "config"), seldom=True)
 def evaluate_rows(
     state: MineState,
     x: Mapping[str, Array],
