@@ -380,15 +380,18 @@ def experiment() -> None:
     """Validate, measure what is missing, print, draw."""
     wanted = jobs()
     devices = platforms.select()
+    if not platforms.is_first():
+        raise ValueError("accuracy.py runs in one process; leave --process_id out")
     name = "curve" if FLAGS.curve else "accuracy"
     folder = Path(FLAGS.out_dir)
     rows = Rows(folder / f"{name}.csv", resume=FLAGS.resume)
     missing = [job for job in wanted if job.key not in rows.by_key]
     print(f"{len(wanted)} estimates, {len(missing)} of them to make; {', '.join(devices)}")
     bar = tqdm(missing, disable=None)  # none where there is no terminal
-    for job in bar:
-        bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}")
-        rows.add(measure(job))
+    with platforms.spread():
+        for job in bar:
+            bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}")
+            rows.add(measure(job))
 
     from mine_jax import plotting
 

@@ -26,7 +26,10 @@ DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 NOISES = ("relative", "absolute")
 # Those that a resumed run may change: they do not touch what was computed.
-MAY_DIFFER = ("epochs", "platform", "compilation_cache", "data_dir", "dataset")
+MAY_DIFFER = (
+    *("epochs", "data_dir", "dataset", "platform", "compilation_cache", "num_devices"),
+    *("coordinator", "num_processes", "process_id"),
+)
 # Flags whose default is that of the library's round, and their names there.
 OF_ROUND = {
     "mine_batch_size": "batch_size",
@@ -165,7 +168,7 @@ def experiment() -> None:
 
     from mine_jax import datasets, diagnostics, exact, information_plane, lenet, plotting, records
 
-    folder = records.RunFolder(FLAGS.out_dir)
+    folder = records.RunFolder(FLAGS.out_dir, writes=platforms.is_first())
     folder.check(resume=FLAGS.resume)
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     if data.notice:
@@ -202,15 +205,18 @@ def experiment() -> None:
         f"probed; {', '.join(devices)}"
     )
     prepared = time.perf_counter()
-    result = information_plane.run(
-        lenet.LeNet5(num_classes=data.num_classes),
-        (data.train_images, data.train_labels),
-        (data.test_images, data.test_labels),
-        config,
-        folder=folder,
-        progress=sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress,
-        say=partial(print, flush=True),
-    )
+    with platforms.spread():
+        result = information_plane.run(
+            lenet.LeNet5(num_classes=data.num_classes),
+            (data.train_images, data.train_labels),
+            (data.test_images, data.test_labels),
+            config,
+            folder=folder,
+            progress=sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress,
+            say=partial(print, flush=True),
+        )
+    if not platforms.is_first():
+        return
     drawing = time.perf_counter()
     found = diagnostics.findings(result.records, config.layers, description["class_entropy_nats"])
     folder.write(records.FINDINGS, found)

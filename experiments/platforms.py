@@ -4,6 +4,7 @@ A program takes the flags over with `flags.adopt_module_key_flags(platforms)`.
 """
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from absl import flags
@@ -11,6 +12,17 @@ from absl import flags
 NAMES = ("auto", "cpu", "gpu", "tpu")
 
 FLAGS = flags.FLAGS
+flags.DEFINE_integer(
+    "num_devices", 1, "Devices that the samples of a batch are spread over; 0 for all there are."
+)
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0, for one run in several processes, on one host or on several; each is "
+    "started with the same flags but --process_id, uses all devices, and sees the same --out_dir.",
+)
+flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 flags.DEFINE_enum("platform", "auto", NAMES, "Where to compute.")
 flags.DEFINE_string(
     "compilation_cache",
@@ -66,16 +78,29 @@ def cache_folder(value: str) -> Path | None:
 def select() -> list[str]:
     """Make JAX compute and keep compiled code as the flags say.
 
-    Call it before anything is computed.
+    Call it before anything is computed, and compute within `spread`.
 
     Returns:
-      The names of the platform's devices.
+      The names of the devices that are used.
 
     Raises:
-      ValueError: if there is no such device, or no JAX for it.
+      ValueError: if there is no such device, no JAX for it, or not as many, or if the flags for
+        several processes are not all there.
     """
     import jax
 
+    several = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if any(value is not None for value in several):
+        if any(value is None for value in several):
+            raise ValueError(
+                "--coordinator, --num_processes and --process_id belong together, got "
+                f"{FLAGS.coordinator}, {FLAGS.num_processes}, {FLAGS.process_id}"
+            )
+        if not 0 <= FLAGS.process_id < FLAGS.num_processes:
+            raise ValueError(
+                f"--process_id must be in 0 … {FLAGS.num_processes - 1}, got {FLAGS.process_id}"
+            )
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     name = FLAGS.platform
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
     if name in ("cpu", "tpu"):
@@ -85,9 +110,31 @@ def select() -> list[str]:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         devices = jax.devices() if name == "auto" else jax.devices(name)
-        return [str(device) for device in devices]
     except RuntimeError as error:
         raise ValueError(
             f"--platform={name} is not available here ({str(error).splitlines()[0]}); install "
             "jax for it, or use --platform=auto"
         ) from error
+    if not 0 <= FLAGS.num_devices <= len(devices):
+        raise ValueError(
+            f"--num_devices={FLAGS.num_devices}, but there are {len(devices)}: "
+            f"{', '.join(map(str, devices))}"
+        )
+    return [str(device) for device in devices[: _number()]]
+
+
+def spread() -> AbstractContextManager[None]:
+    """Within it, what the library computes is spread over the devices that the flags name."""
+    from mine_jax import devices
+
+    return devices.use(_number())
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return not FLAGS.process_id
+
+
+def _number() -> int | None:
+    # Several processes use what they have.
+    return None if FLAGS.coordinator else FLAGS.num_devices or None

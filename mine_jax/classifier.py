@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike
 
+from mine_jax import devices
 from mine_jax.compilation import jit
 
 OnProgress = Callable[[int, int, float], None]
@@ -108,7 +109,7 @@ def train_epoch(
     Raises:
         ValueError: if there are fewer samples than a batch, or if the labels do not fit.
     """
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    images, labels = devices.everywhere((images, labels))
     _check_labels(images, labels)
     steps = images.shape[0] // config.batch_size
     if steps == 0:
@@ -120,7 +121,7 @@ def train_epoch(
     params, opt_state, total = state.params, state.opt_state, 0.0
     for start in range(0, steps, _STEPS_BETWEEN_REPORTS):
         stop = min(start + _STEPS_BETWEEN_REPORTS, steps)
-        params, opt_state, loss = _train_steps(
+        params, opt_state, loss = train_steps(
             params, opt_state, batches, start, stop, images, labels, model=model, config=config
         )
         total += float(loss)
@@ -148,10 +149,10 @@ def accuracy(
     Raises:
         ValueError: if there are no images, the labels do not fit or `batch_size` is below 1.
     """
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    labels = np.asarray(labels)
     _check_labels(images, labels)
     predicted = _in_blocks(partial(_predict, params, model=model), images, batch_size)
-    return float(np.mean(predicted == np.asarray(labels)))
+    return float(np.mean(predicted == labels))
 
 
 def probe(
@@ -181,7 +182,7 @@ def probe(
     if not names:
         raise ValueError("names is empty; name at least one probe")
     read = partial(_probe, params, model=model, names=names)
-    activations = _in_blocks(read, jnp.asarray(images), batch_size)
+    activations = _in_blocks(read, images, batch_size)
     return {name: activations[name] for name in names}
 
 
@@ -189,11 +190,11 @@ def _optimiser(config: ClassifierConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, config.momentum)
 
 
-def _check_labels(images: jax.Array, labels: jax.Array) -> None:
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+def _check_labels(images: ArrayLike, labels: ArrayLike) -> None:
+    if labels.shape != np.shape(images)[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels are {labels.dtype} of shape {labels.shape}; "
-            f"give integers of shape {images.shape[:1]}, one for each image"
+            f"give integers of shape {np.shape(images)[:1]}, one for each image"
         )
 
 
@@ -210,7 +211,7 @@ def _draw_batches(key: jax.Array, epoch: jax.Array, n: int, batch_size: int) -> 
 
 
 @jit(static_argnames=("model", "config"))
-def _train_steps(
+def train_steps(
     params: Params,
     opt_state: optax.OptState,
     batches: jax.Array,
@@ -229,7 +230,8 @@ def _train_steps(
     optimiser = _optimiser(config)
 
     def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
-        logits = model.apply(params, images[rows])
+        rows = devices.spread(rows)
+        logits = model.apply(params, devices.spread(images[rows]))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
 
     def step(
@@ -260,13 +262,14 @@ def _probe(
 
 
 def _in_blocks(
-    function: Callable[[jax.Array], Arrays], images: jax.Array, batch_size: int
+    function: Callable[[np.ndarray], Arrays], images: ArrayLike, batch_size: int
 ) -> Arrays:
     """Applies `function`, which keeps the leading axis, to blocks of `images`.
 
     Returns:
         What `function` would give for all images, as NumPy arrays.
     """
+    images = np.asarray(images)
     n = images.shape[0]
     if n == 0 or batch_size < 1:
         raise ValueError(f"{n} images in blocks of {batch_size}; give at least one of each")
@@ -275,7 +278,7 @@ def _in_blocks(
     for start in range(0, n, size):
         # The last block reaches back over rows already done: one shape, hence one compilation.
         first = min(start, n - size)
-        block = jax.device_get(function(lax.dynamic_slice_in_dim(images, first, size)))
+        block = jax.device_get(function(images[first : first + size]))
         if results is None:
             results = jax.tree.map(lambda a: np.empty((n, *a.shape[1:]), a.dtype), block)
         for whole, part in zip(jax.tree.leaves(results), jax.tree.leaves(block), strict=True):

@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mine_jax import devices
 
 _LEVEL = "xla_backend_optimization_level"
 # On a CPU; what the installed JAX does not know is left out.
@@ -34,7 +37,7 @@ def options(backend: str, seldom: bool = False) -> dict[str, Any]:
 
 
 class Compiled:
-    """A function under `jax.jit`, with the compiler's options that suit the backend.
+    """A function under `jax.jit`, with options that suit the backend and the mesh.
 
     Called while something else is traced it is a part of that, as options hold for whole programs.
     """
@@ -42,17 +45,19 @@ class Compiled:
     def __init__(self, function: Callable, static_argnames: Sequence[str], seldom: bool) -> None:
         functools.update_wrapper(self, function)
         self._for_backend = functools.cache(
-            lambda backend: jax.jit(
+            lambda backend, mesh: jax.jit(
                 function,
                 static_argnames=static_argnames,
                 compiler_options=options(backend, seldom),
+                # Whatever was spread inside: results can be read by every process.
+                out_shardings=mesh and NamedSharding(mesh, PartitionSpec()),
             )
         )
 
     @property
     def jitted(self) -> Any:
-        """What `jax.jit` gives, for the backend in use."""
-        return self._for_backend(jax.default_backend())
+        """What `jax.jit` gives, for the backend and the mesh in use."""
+        return self._for_backend(jax.default_backend(), devices.mesh())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled function."""

@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special, stats
 
-from mine_jax import bounds, mine
+from mine_jax import bounds, devices, mine
 from mine_jax.compilation import jit
 from mine_jax.mine import Array, FitInfo, MineConfig, MineState
 
@@ -294,6 +294,7 @@ def lower_bounds(
     for side, levels in zip((x, z), noise or (), strict=False):
         if unknown := sorted(set(levels) - set(side)):
             raise ValueError(f"noise has levels for {unknown}, but samples are of {sorted(side)}")
+    x, z = devices.everywhere((dict(x), dict(z)))
     pairs = pairs or mine.pairs_of(x, z)
     stacks = groups(x, z, pairs, config)
     if state is not None:
@@ -311,7 +312,7 @@ def lower_bounds(
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     first = fresh(init_key, x, z, config, pairs)
     fit_keys = jax.random.split(fit_key, len(rows.train))
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = jax.default_backend() == "cpu" and devices.mesh() is None
     parts = [part for group in stacks for part in _parts(group, len(rows.train), on_cpu)]
     most = -(-config.max_steps // config.check_every) * config.check_every
     steps, lock = [0] * len(parts), threading.Lock()

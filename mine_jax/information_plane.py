@@ -25,7 +25,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from mine_jax import classifier, estimator, exact, lenet, mine, records
+from mine_jax import classifier, devices, estimator, exact, lenet, mine, records
 from mine_jax.classifier import ClassifierConfig, ClassifierState
 from mine_jax.estimator import Estimate
 from mine_jax.mine import Array, MineConfig, MineState
@@ -167,7 +167,7 @@ def run(
       ValueError: if the data do not fit the model or are too few for the configuration.
     """
     seconds = dict.fromkeys(("training", "probing", "fitting", "saving"), 0.0)
-    images, labels = (jax.numpy.asarray(part) for part in train)
+    images, labels = devices.everywhere(train)
     keys = dict(
         zip(
             ("init", "train", "rows", "mine", "noise"),
@@ -177,8 +177,8 @@ def run(
     )
     state = classifier.init(keys["init"], model, config.classifier, images.shape[1:])
     rows = probe_rows(config, len(images))
-    probed = images[rows]
-    probed_labels = np.asarray(labels)[rows]
+    probed = np.asarray(train[0])[rows]
+    probed_labels = np.asarray(train[1])[rows]
     variables = {"y": estimator.prepare(probed_labels, "labels")}
     if not config.noise_std:
         variables = {"x": estimator.prepare(probed, "images")} | variables

@@ -22,7 +22,7 @@ import optax
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from mine_jax import bounds
+from mine_jax import bounds, devices
 from mine_jax.compilation import jit
 from mine_jax.statistics_network import KINDS, StatisticsNetwork, Wrapped
 
@@ -478,7 +478,9 @@ def _fit(
             [_batches(*fold, config) for fold in zip(generators, train_rows, strict=True)]
         )
         noise_keys = jax.vmap(lambda key, chunk=chunk: jax.random.fold_in(key, chunk))(keys)
-        state, batch_nats = _chunk(state, rate, batches, noise_keys, noise, x, z, pairs, config)
+        state, batch_nats = train_chunk(
+            state, rate, batches, noise_keys, noise, x, z, pairs, config
+        )
         nats = np.asarray(judge(state, x, z, stop_rows, reporting, pairs, config))
         # The running average of a network that has ended still moves; its value does not.
         nats = np.where(done, best_nats, nats)
@@ -642,7 +644,7 @@ def join(states: Sequence[MineState], *, folds: bool = False) -> MineState:
 
 
 @jit(static_argnames=("pairs", "config"))
-def _chunk(
+def train_chunk(
     state: MineState,
     rate: Array,
     batches: Array,
@@ -661,8 +663,10 @@ def _chunk(
     ) -> tuple[MineState, Array]:
         def body(state: MineState, rows: Array) -> tuple[MineState, Array]:
             x_key, z_key = jax.random.split(jax.random.fold_in(key, state.steps))
+            rows = devices.spread(rows)
             batch_x = _noisy(x_key, {name: value[rows] for name, value in x.items()}, noise[0])
             batch_z = _noisy(z_key, {name: value[rows] for name, value in z.items()}, noise[1])
+            batch_x, batch_z = devices.spread((batch_x, batch_z))
             state, info = _update(state, batch_x, batch_z, weights, rate, pairs, config)
             return state, info.bound
 
@@ -924,8 +928,10 @@ def _held_out(
 ) -> tuple[bounds.HeldOut, bounds.HeldOut]:
     """`_evaluate_rows`; without `errors` only the values mean something, which costs a third."""
     weights = _class_weights(z, pairs)
+    rows = devices.spread(rows)
     x = {name: value[rows] for name, value in x.items()}
     z = {name: value[rows] for name, value in z.items()}
+    x, z = devices.spread((x, z))
     params = state.average
     if weights is not None:
         scores = _scores(params, x, z, weights, pairs, config)

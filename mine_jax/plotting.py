@@ -50,6 +50,7 @@ _ACCURACY_KEYS = (
     "stderr",
     "ceiling_nats",
 )
+_GROWTH_KEYS = ("what", "size", "value", "milliseconds", "fastest", "slowest", "mebibytes")
 _CONFIG_KEYS = ("dataset", "probe_size", "report_size", "seed", "class_entropy_nats", "notice")
 
 _DPI = 300
@@ -135,6 +136,58 @@ def accuracy(rows: Rows, path: str | os.PathLike) -> None:
         ValueError: `rows` is empty or a key is missing.
     """
     _save(_accuracy_figure(rows), Path(path))
+
+
+def growth(rows: Rows, path: str | os.PathLike) -> None:
+    """Draws time and memory as one size grows at a time.
+
+    Args:
+        rows: a row for each curve and size: `what` is measured, `size` that grows, its `value`,
+            `milliseconds` with `fastest` and `slowest`, and `mebibytes`.
+        path: as for `information_plane`.
+
+    Raises:
+        ValueError: `rows` is empty or a key is missing.
+    """
+    _require_keys("rows", rows, _GROWTH_KEYS)
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    fig = Figure(figsize=(2.3 * len(sizes), 5.0), layout="constrained")
+    axes = fig.subplots(2, len(sizes), sharey="row", squeeze=False)
+    for i, size in enumerate(sizes):
+        for j, what in enumerate(dict.fromkeys(row["what"] for row in rows)):
+            own = [row for row in rows if (row["size"], row["what"]) == (size, what)]
+            if not own:
+                continue
+            values = [row["value"] for row in own]
+            colour, marker = _COLOURS[j + 1], _MARKERS[j]
+            for ax, key in ((axes[0, i], "milliseconds"), (axes[1, i], "mebibytes")):
+                ax.plot(values, [row[key] for row in own], color=colour, marker=marker, label=what)
+            axes[0, i].fill_between(
+                values,
+                [row["fastest"] for row in own],
+                [row["slowest"] for row in own],
+                color=colour,
+                alpha=0.2,
+                linewidth=0,
+            )
+        for ax in axes[:, i]:
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            _style(ax)
+            _draw_linear(ax)
+        axes[1, i].set_xlabel(size)
+    axes[0, 0].set_ylabel("milliseconds")
+    axes[1, 0].set_ylabel("memory, MiB")
+    axes[0, 0].legend(frameon=False, fontsize="small")
+    _save(fig, Path(path))
+
+
+def _draw_linear(ax: Axes) -> None:
+    """A line of the slope that growth in proportion to the size has."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    ax.plot([left, right], [low, low * right / left], color="0.7", linestyle=":", zorder=0)
+    ax.set_xlim(left, right)
+    ax.set_ylim(low, high)
 
 
 class _Table(NamedTuple):

@@ -27,10 +27,16 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """A folder that holds one run."""
+    """A folder that holds one run.
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    Of several processes in one run, which must see the same folder, one writes into it; of
+    checkpoints orbax lets each write its part.
+    """
+
+    def __init__(self, path: str | os.PathLike, writes: bool = True) -> None:
+        """Name the folder at `path`, and say whether this process `writes` rows into it."""
         self.path = Path(path).absolute()
+        self._writes = writes
 
     def check(self, *, resume: bool) -> bool:
         """Whether the folder holds a run; an error if it does and that is not to be resumed.
@@ -41,6 +47,8 @@ class RunFolder:
         Raises:
           RunFolderError: if the folder holds a run and `resume` is off, or it is a file.
         """
+        if not self._writes:
+            return False  # the process that writes has looked, and may have begun
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another --out_dir")
         there = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
@@ -79,12 +87,16 @@ class RunFolder:
 
     def write(self, name: str, content: Row) -> None:
         """Write a JSON file as a whole, or not at all."""
+        if not self._writes:
+            return
         partial = self.path / f".{name}.partial"
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         os.replace(partial, self.path / name)
 
     def append(self, name: str, rows: Sequence[Row]) -> None:
         """Add rows to a JSON-lines file; they are on disk when this returns."""
+        if not self._writes:
+            return
         with open(self.path / name, "a") as file:
             file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
             file.flush()
@@ -100,6 +112,8 @@ class RunFolder:
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
         """Drop the rows of later epochs from a JSON-lines file; return those that stay."""
         rows = [row for row in self.read(name) if row["epoch"] <= epoch]
+        if not self._writes:
+            return rows
         partial = self.path / f".{name}.partial"
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(partial, self.path / name)

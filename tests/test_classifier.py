@@ -161,7 +161,7 @@ def test_progress_is_reported_between_chunks(monkeypatch):
 def test_nothing_compiles_twice():
     # A width of its own, so that no other test has compiled this model before.
     model, config = Small(width=5), classifier.ClassifierConfig(batch_size=2)
-    functions = (classifier._train_steps, classifier._draw_batches, classifier._predict)
+    functions = (classifier.train_steps, classifier._draw_batches, classifier._predict)
     images, labels = problem()
 
     def sizes():

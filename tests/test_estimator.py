@@ -312,7 +312,7 @@ def test_the_influences_spread_is_the_standard_error():
 
 
 def cache_sizes():
-    return [f.cache_size() for f in (mine._chunk, mine.evaluate_rows, mine.choose)]
+    return [f.cache_size() for f in (mine.train_chunk, mine.evaluate_rows, mine._values)]
 
 
 def test_other_samples_of_the_same_shapes_compile_nothing_new():
@@ -368,13 +368,13 @@ def test_a_state_that_does_not_fit_is_refused():
 
 def test_a_network_that_diverges_is_set_back_and_reported(monkeypatch):
     x, z, _ = gaussian_pair()
-    plain = mine._chunk
+    plain = mine.train_chunk
 
     def broken(state, *args):
         state, nats = plain(state, *args)
         return state._replace(average=jax.tree.map(lambda leaf: leaf * np.nan, state.average)), nats
 
-    monkeypatch.setattr(mine, "_chunk", broken)
+    monkeypatch.setattr(mine, "train_chunk", broken)
     estimate = small(x, z)
     # What is left is the start in closed form, which is right for a Gaussian pair.
     assert estimate.nats == pytest.approx(usual().nats, abs=0.2)

@@ -519,9 +519,9 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing():
             seen.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    sizes = mine._chunk.cache_size(), mine.evaluate_rows.cache_size()
+    sizes = mine.train_chunk.cache_size(), mine.evaluate_rows.cache_size()
     fit(state, x + 1, z, key=2)
-    assert (mine._chunk.cache_size(), mine.evaluate_rows.cache_size()) == sizes
+    assert (mine.train_chunk.cache_size(), mine.evaluate_rows.cache_size()) == sizes
     assert seen == []
     jax.jit(lambda value: value * 3 + len(seen))(1.0)
     assert len(seen) >= 1  # the listener does listen
@@ -593,14 +593,14 @@ def told(monkeypatch):
         script = iter(values)
         rates = []
 
-        def chunk(state, rate, batches, *_):
+        def train_chunk(state, rate, batches, *_):
             rates.append((rate / config.learning_rate).tolist()[0])
             assert batches.shape == (1, config.check_every, 32)
             steps = state.steps + config.check_every
             partition = jnp.broadcast_to(steps[:, None].astype(jnp.float32), (1, 2))
             return state._replace(steps=steps, log_partition=partition), np.zeros((1, 2))
 
-        monkeypatch.setattr(mine, "_chunk", chunk)
+        monkeypatch.setattr(mine, "train_chunk", train_chunk)
         monkeypatch.setattr(mine, "judge", lambda *_: np.array([next(script)], np.float32))
         # log_partition tells at how many steps (of all chunks) a state was made.
         state, info = mine.fit(fresh_stack(), KEY, *samples(), TRAIN, STOP, config)

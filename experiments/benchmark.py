@@ -1,0 +1,502 @@
+"""Speed and memory, beside what the machine can do.
+
+  python experiments/benchmark.py
+  python experiments/benchmark.py --parts=lenet,round --against="python other.py --threads=2"
+  python experiments/benchmark.py --parts=growth
+
+Every figure is the median of --repeats, with the smallest and the largest. --against runs another
+program in turn with the own measurements and compares what it prints with the same unit
+(GFLOP/s, steps/s, rounds/s). Tables (benchmark.md, also printed) and all figures (benchmark.json)
+go to --out_dir; for growth also growth.csv and growth.png.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import platforms
+from absl import app, flags, logging
+
+PARTS = ("product", "lenet", "round", "probe", "lower_bound", "start", "growth")
+UNITS = ("GFLOP/s", "steps/s", "rounds/s")
+PRODUCT = 2048  # rows and columns of the square matrices
+# Multiply-adds for an image in LeNet-5, forwards and backwards: each layer's product, that for its
+# weights' gradient and, but for the first, that for its input's.
+LENET = 2 * 28 * 28 * 25 * 6 + 3 * (10 * 10 * 150 * 16 + 400 * 120 + 120 * 84 + 84 * 10)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("parts", list(PARTS[:-1]), f"What to measure: {', '.join(PARTS)}.")
+flags.DEFINE_integer("repeats", 5, "Times that each measurement is made, after one to warm up.")
+flags.DEFINE_integer("steps", 20, "Steps, or rounds, of one measurement.")
+flags.DEFINE_string("against", None, "Command of another benchmark, to run in turn with this one.")
+flags.DEFINE_list("layer_dims", ["4704", "1600", "120", "10"], "Layers of a round.")
+flags.DEFINE_integer("lenet_batch", 128, "Images of a step of LeNet-5.")
+flags.DEFINE_integer("mine_batch", 512, "Samples of a round.")
+flags.DEFINE_integer("hidden", 256, "Hidden units of a round's networks.")
+flags.DEFINE_string("dataset", "mnist_5k", "Data set of a probe, as in info_plane.py.")
+flags.DEFINE_string("data_dir", None, "Folder with its IDX files.")
+flags.DEFINE_string("out_dir", "runs/benchmark", "Folder for the results.")
+flags.adopt_module_key_flags(platforms)
+
+
+class Measured(NamedTuple):
+    """One figure.
+
+    Attributes:
+      name: what it is of.
+      values: as often as it was measured.
+      unit: of the values.
+      gflop: billions of additions and multiplications that one of `unit` needs, for those that
+        are a second's; None where that says nothing.
+    """
+
+    name: str
+    values: list[float]
+    unit: str
+    gflop: float | None = None
+
+    @property
+    def median(self) -> float:
+        """The median of the values."""
+        return statistics.median(self.values)
+
+
+class Rate(NamedTuple):
+    """Something to measure again and again: `call` does `count` of `unit`."""
+
+    name: str
+    call: Callable[[], Any]
+    count: int
+    unit: str
+    gflop: float | None
+
+    def measure(self) -> float:
+        """How many a second."""
+        import jax
+
+        start = time.perf_counter()
+        jax.block_until_ready(self.call())
+        return self.count / (time.perf_counter() - start)
+
+
+def product() -> Rate:
+    """The machine's rate: a square matrix product."""
+    import jax
+
+    one = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT))
+    call = jax.jit(lambda a: a @ a)
+    gflop = 2 * PRODUCT**3 / 1e9
+    return Rate("matrix product", lambda: call(one), 1, "GFLOP/s", gflop)
+
+
+def lenet() -> Rate:
+    """Steps of LeNet-5's training as the library makes them."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from mine_jax import LeNet5, classifier
+
+    config, model = classifier.ClassifierConfig(FLAGS.lenet_batch), LeNet5()
+    images = jax.random.uniform(jax.random.key(0), (60_000, 28, 28, 1))
+    labels = jax.random.randint(jax.random.key(1), (60_000,), 0, 10)
+    state = classifier.init(jax.random.key(2), model, config, images.shape[1:])
+    shape = FLAGS.steps, FLAGS.lenet_batch
+    batches = jnp.asarray(np.random.default_rng(0).integers(0, len(images), shape))
+    data = batches, 0, FLAGS.steps, images, labels
+
+    def call() -> Any:
+        return classifier.train_steps(
+            state.params, state.opt_state, *data, model=model, config=config
+        )
+
+    gflop = 2 * LENET * FLAGS.lenet_batch / 1e9
+    return Rate(f"LeNet-5, batches of {FLAGS.lenet_batch}", call, FLAGS.steps, "steps/s", gflop)
+
+
+def mine_round() -> Rate:
+    """Updates of MINE as published: one of each network for a (variable, layer)."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from mine_jax import MineConfig, mine
+
+    widths = [int(width) for width in FLAGS.layer_dims]
+    config = MineConfig(
+        network="flat",
+        bound="donsker_varadhan",
+        hidden=2 * FLAGS.hidden,  # of which the flat network has half
+        canonical=0,
+        squares=False,
+        gaussian_start=False,
+        pairings=1,
+        batch_size=FLAGS.mine_batch,
+        weight_decay=0.0,
+        average_decay=0.0,
+    )
+    generator, n = np.random.default_rng(0), 10_000
+    x = {
+        "x": jnp.asarray(generator.random((n, 784), np.float32)),
+        "y": jnp.eye(10)[generator.integers(0, 10, n)],
+    }
+    z = {
+        f"layer {i}": jnp.asarray(generator.random((n, d), np.float32))
+        for i, d in enumerate(widths)
+    }
+    pairs = mine.pairs_of(x, z)
+    state = mine.init(jax.random.key(0), x, z, config)
+    state = jax.tree.map(lambda leaf: leaf[None], state)
+    rate = np.full((1, len(pairs)), 1e-3, np.float32)
+    rows = generator.integers(0, n, (1, FLAGS.steps, FLAGS.mine_batch)).astype(np.int32)
+    keys = jax.random.split(jax.random.key(1), 1)
+
+    def call() -> Any:
+        return mine.train_chunk(state, rate, rows, keys, ({}, {}), x, z, pairs, config)
+
+    # The first layer's product and its weights' gradient, once for joint and marginal pairs; three
+    # products of each later one for both.
+    first = 2 * sum(x[a].shape[1] + z[b].shape[1] for a, b in pairs) * FLAGS.hidden
+    later = len(pairs) * 2 * 3 * (FLAGS.hidden**2 + FLAGS.hidden)
+    gflop = 2 * (first + later) * FLAGS.mine_batch / 1e9
+    name = f"MINE as published, {len(pairs)} networks, batches of {FLAGS.mine_batch}"
+    return Rate(name, call, FLAGS.steps, "rounds/s", gflop)
+
+
+def rates(parts: Sequence[str]) -> tuple[list[Measured], dict[str, list[float]]]:
+    """Figures a second, and those of --against by unit, measured in turn."""
+    makers = {"product": product, "lenet": lenet, "round": mine_round}
+    wanted = [makers[part]() for part in makers if part in parts]
+    for rate in wanted:
+        rate.measure()  # compiles
+    values: dict[str, list[float]] = {rate.name: [] for rate in wanted}
+    others: dict[str, list[float]] = {}
+    for _ in range(FLAGS.repeats):
+        for rate in wanted:
+            scale = rate.gflop if rate.unit == "GFLOP/s" else 1
+            values[rate.name].append(rate.measure() * scale)
+        if FLAGS.against:
+            for unit, value in printed(FLAGS.against).items():
+                others.setdefault(unit, []).append(value)
+    return [
+        Measured(rate.name, values[rate.name], rate.unit, rate.gflop) for rate in wanted
+    ], others
+
+
+def printed(command: str) -> dict[str, float]:
+    """What a command prints in one of `UNITS`; the first of each."""
+    ran = subprocess.run(shlex.split(command), capture_output=True, text=True)
+    if ran.returncode:
+        raise ValueError(f"--against={command} failed: {ran.stderr.strip()[-500:]}")
+    found: dict[str, float] = {}
+    for value, unit in re.findall(
+        r"([\d.]+)\s*(" + "|".join(map(re.escape, UNITS)) + ")", ran.stdout
+    ):
+        found.setdefault(unit, float(value))
+    if not found:
+        raise ValueError(f"--against={command} printed no figure in {', '.join(UNITS)}")
+    return found
+
+
+def probe() -> list[Measured]:
+    """A probe of LeNet-5 with all its fits, compilation apart: cold, and warm an epoch later."""
+    from mine_jax import LeNet5, datasets, information_plane
+
+    data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
+    config = information_plane.PlaneConfig(epochs=1, probe_every=1)
+    model = LeNet5(num_classes=data.num_classes)
+    cold, warm = [], []
+    for repeat in range(FLAGS.repeats + 1):
+        result = information_plane.run(
+            model,
+            (data.train_images, data.train_labels),
+            (data.test_images, data.test_labels),
+            config,
+        )
+        seconds = {row["epoch"]: row["seconds"] for row in result.records}
+        if repeat:
+            cold.append(seconds[0])
+            warm.append(seconds[1])
+    n = min(config.probe_size, len(data.train_images))
+    return [
+        Measured(f"probe of {n:,} images, cold", cold, "s"),
+        Measured(f"probe of {n:,} images, warm", warm, "s"),
+    ]
+
+
+def one_bound() -> list[Measured]:
+    """lower_bound on a Gaussian pair: the first call in a process, and later ones."""
+    import jax
+    import numpy as np
+
+    import mine_jax
+
+    generator, n, d = np.random.default_rng(0), 10_000, 20
+    x = generator.normal(size=(n, d))
+    z = 0.5 * x + math.sqrt(0.75) * generator.normal(size=(n, d))
+    compilation = platforms.Compilation().listen()
+    seconds = []
+    for repeat in range(FLAGS.repeats + 1):
+        start = time.perf_counter()
+        mine_jax.lower_bound(x, z, key=jax.random.key(repeat))
+        seconds.append(time.perf_counter() - start)
+    name = f"lower_bound, n = {n:,}, d = {d}"
+    return [
+        Measured(f"{name}, first call", seconds[:1], "s"),
+        Measured(f"{name}, compilation in it (all threads)", [compilation.seconds], "s"),
+        Measured(f"{name}, later calls", seconds[1:], "s"),
+    ]
+
+
+def starts() -> list[Measured]:
+    """Processes of their own: import, --help, and a short main job with and without kept code."""
+    here = Path(__file__).parent
+    quick = "--epochs=1 --probe_every=1 --dataset=mnist_5k --max_steps=100 --noprogress".split()
+    script = [sys.executable, str(here / "info_plane.py")]
+    folder = Path(FLAGS.out_dir) / "starts"
+
+    def seconds(command: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    def job(repeat: int, kind: str) -> list[str]:
+        name = f"{os.getpid()}-{repeat}"
+        return [
+            *(*script, *quick, f"--out_dir={folder / name}-{kind}"),
+            f"--compilation_cache={folder / name}-code",
+        ]
+
+    repeats = range(FLAGS.repeats)
+    return [
+        Measured(
+            "import mine_jax",
+            [seconds([sys.executable, "-c", "import mine_jax"]) for _ in repeats],
+            "s",
+        ),
+        Measured("info_plane.py --help", [help_seconds(script) for _ in repeats], "s"),
+        *(
+            Measured(f"short main job, {kind}", [seconds(job(i, kind)) for i in range(2)], "s")
+            for kind in ("first", "with kept code")
+        ),
+    ]
+
+
+def help_seconds(script: list[str]) -> float:
+    """Seconds until --help has answered; absl exits with 1 then."""
+    start = time.perf_counter()
+    subprocess.run([*script, "--help"], capture_output=True)
+    return time.perf_counter() - start
+
+
+# --- Growth -------------------------------------------------------------------------------------
+
+GROWTH = {
+    "samples n": (1000, 2000, 5000, 10_000, 20_000),
+    "columns of z": (8, 32, 128, 512, 2048),
+    "layers": (1, 2, 4, 8),
+    "batch": (64, 128, 256, 512, 1024),
+    "hidden": (32, 64, 128, 256, 512),
+}
+
+
+def growth() -> list[dict[str, Any]]:
+    """Milliseconds and memory of a step, and of judging n samples, as one size grows at a time.
+
+    Networks are the library's default ones, without preparation, which keeps wide layers narrow.
+    Memory is what XLA has planned for: arguments, results and what it needs in between.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from mine_jax import MineConfig, mine
+
+    usual = {"samples n": 4000, "columns of z": 32, "layers": 1, "batch": 256, "hidden": 128}
+    rows = []
+    for what, sizes in GROWTH.items():
+        for size in sizes:
+            at = usual | {what: size}
+            config = MineConfig(
+                network="separable", hidden=at["hidden"], batch_size=at["batch"], canonical=32
+            )
+            generator, n = np.random.default_rng(0), at["samples n"]
+            x = {"x": jnp.asarray(generator.normal(size=(n, 32)).astype(np.float32))}
+            z = {
+                f"layer {i}": jnp.asarray(
+                    generator.normal(size=(n, at["columns of z"])).astype(np.float32)
+                )
+                for i in range(at["layers"])
+            }
+            pairs = mine.pairs_of(x, z)
+            state = mine.init(jax.random.key(0), x, z, config)
+            state = jax.tree.map(lambda leaf: leaf[None], state)
+            batches = generator.integers(0, n, (1, FLAGS.steps, at["batch"])).astype(np.int32)
+            rate = np.full((1, len(pairs)), 1e-3, np.float32)
+            keys = jax.random.split(jax.random.key(1), 1)
+            calls = {
+                "step": (
+                    mine.train_chunk,
+                    (state, rate, batches, keys, ({}, {}), x, z, pairs, config),
+                ),
+                "judging": (
+                    mine.evaluate_rows,
+                    (state, x, z, jnp.arange(n, dtype=jnp.int32)[None], pairs, config),
+                ),
+            }
+            for name, (function, arguments) in calls.items():
+                if name == "judging" and what == "batch":
+                    continue  # it has none
+                planned = function.jitted.lower(*arguments).compile().memory_analysis()
+                jax.block_until_ready(function(*arguments))
+                seconds = []
+                for _ in range(FLAGS.repeats):
+                    start = time.perf_counter()
+                    jax.block_until_ready(function(*arguments))
+                    seconds.append(time.perf_counter() - start)
+                each = FLAGS.steps if name == "step" else 1
+                rows.append(
+                    {
+                        "what": name,
+                        "size": what,
+                        "value": size,
+                        "milliseconds": 1e3 * statistics.median(seconds) / each,
+                        "fastest": 1e3 * min(seconds) / each,
+                        "slowest": 1e3 * max(seconds) / each,
+                        "mebibytes": (
+                            planned.temp_size_in_bytes
+                            + planned.argument_size_in_bytes
+                            + planned.output_size_in_bytes
+                        )
+                        / 2**20,
+                    }
+                )
+    return rows
+
+
+def slopes(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """For each curve its ends, and the power of the size by which the larger half grows."""
+    lines = []
+    for what, size in dict.fromkeys((row["what"], row["size"]) for row in rows):
+        own = [row for row in rows if (row["what"], row["size"]) == (what, size)]
+        upper = own[len(own) // 2 :]
+
+        def power(key: str, upper: list = upper) -> float:
+            first, last = upper[0], upper[-1]
+            return math.log(last[key] / first[key]) / math.log(last["value"] / first["value"])
+
+        lines.append(
+            [
+                f"{what} against {size}",
+                f"{own[0]['value']:,} … {own[-1]['value']:,}",
+                f"{own[0]['milliseconds']:.2f} … {own[-1]['milliseconds']:.2f}",
+                f"{power('milliseconds'):.2f}",
+                f"{own[0]['mebibytes']:.1f} … {own[-1]['mebibytes']:.1f}",
+                f"{power('mebibytes'):.2f}",
+            ]
+        )
+    return lines
+
+
+# --- Reports ------------------------------------------------------------------------------------
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    head = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
+    return "\n".join(head + ["| " + " | ".join(line) + " |" for line in lines])
+
+
+def figures(made: Sequence[Measured], others: dict[str, list[float]]) -> str:
+    """The table of all figures; `others` are those of --against."""
+    product = next((m.median for m in made if m.unit == "GFLOP/s"), None)
+    lines = []
+    for measured in made:
+        share = ratio = ""
+        if measured.gflop and product and measured.unit != "GFLOP/s":
+            share = f"{measured.median * measured.gflop / product:.0%}"
+        there = others.get(measured.unit)
+        if there:
+            ratio = f"{measured.median / statistics.median(there):.2f}"
+        lines.append(
+            [
+                measured.name,
+                f"{measured.median:.3g} {measured.unit}",
+                f"{min(measured.values):.3g} … {max(measured.values):.3g}",
+                share,
+                "" if not there else f"{statistics.median(there):.3g}",
+                ratio,
+            ]
+        )
+    columns = ["", "median", "range", "share of the product's rate", "the other's", "ratio"]
+    return table(columns, lines)
+
+
+def main(argv: list[str]) -> None:
+    """Measure; an error that the user can mend is a line of text and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        benchmark()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def benchmark() -> None:
+    """Validate, measure, print, write."""
+    if unknown := [part for part in FLAGS.parts if part not in PARTS]:
+        raise ValueError(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if FLAGS.repeats < 1 or FLAGS.steps < 1:
+        raise ValueError(
+            f"--repeats and --steps must be at least 1, got {FLAGS.repeats} and {FLAGS.steps}"
+        )
+    if FLAGS["compilation_cache"].using_default_value:
+        FLAGS.compilation_cache = ""  # what a first run compiles is to be seen
+    names = platforms.select()
+    folder = Path(FLAGS.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{', '.join(names)}; {os.cpu_count()} cores")
+    made, others = rates(FLAGS.parts)
+    for part, measure in (("probe", probe), ("lower_bound", one_bound), ("start", starts)):
+        if part in FLAGS.parts:
+            made += measure()
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    made.append(Measured("peak memory of this process", [peak], "GiB"))
+    text = figures(made, others)
+    if "growth" in FLAGS.parts:
+        from mine_jax import plotting
+
+        rows = growth()
+        with open(folder / "growth.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        plotting.growth(rows, folder / "growth.png")
+        columns = ["", "sizes", "ms", "power", "MiB", "power"]
+        text += "\n\n" + table(columns, slopes(rows))
+    content = {
+        "devices": names,
+        "cores": os.cpu_count(),
+        "figures": [measured._asdict() | {"median": measured.median} for measured in made],
+        "against": {"command": FLAGS.against, "figures": others},
+    }
+    (folder / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "benchmark.md").write_text(text + "\n")
+    print(f"\n{text}\n\nWritten to {os.path.relpath(folder)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
