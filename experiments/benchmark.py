@@ -165,13 +165,20 @@ def mine_round() -> Rate:
     def call() -> Any:
         return mine.train_chunk(state, rate, rows, keys, ({}, {}), x, z, pairs, config)
 
-    # The first layer's product and its weights' gradient, once for joint and marginal pairs; three
-    # products of each later one for both.
-    first = 2 * sum(x[a].shape[1] + z[b].shape[1] for a, b in pairs) * FLAGS.hidden
-    later = len(pairs) * 2 * 3 * (FLAGS.hidden**2 + FLAGS.hidden)
-    gflop = 2 * (first + later) * FLAGS.mine_batch / 1e9
+    gflop = round_gflop(len(pairs), sum(x[a].shape[1] + z[b].shape[1] for a, b in pairs))
     name = f"MINE as published, {len(pairs)} networks, batches of {FLAGS.mine_batch}"
     return Rate(name, call, FLAGS.steps, "rounds/s", gflop)
+
+
+def round_gflop(networks: int, inputs: int) -> float:
+    """Billions of operations that a round needs, for networks with so many inputs in all.
+
+    The first layer's product and its weights' gradient are counted once for joint and marginal
+    pairs, the three products of each later layer for both.
+    """
+    first = 2 * inputs * FLAGS.hidden
+    later = networks * 2 * 3 * (FLAGS.hidden**2 + FLAGS.hidden)
+    return 2 * (first + later) * FLAGS.mine_batch / 1e9
 
 
 def rates(parts: Sequence[str]) -> tuple[list[Measured], dict[str, list[float]]]:
@@ -262,7 +269,13 @@ def one_bound() -> list[Measured]:
 def starts() -> list[Measured]:
     """Processes of their own: import, --help, and a short main job with and without kept code."""
     here = Path(__file__).parent
-    quick = "--epochs=1 --probe_every=1 --dataset=mnist_5k --max_steps=100 --noprogress".split()
+    quick = [
+        "--epochs=1",
+        "--probe_every=1",
+        "--dataset=mnist_5k",
+        "--max_steps=100",
+        "--noprogress",
+    ]
     script = [sys.executable, str(here / "info_plane.py")]
     folder = Path(FLAGS.out_dir) / "starts"
 
@@ -465,6 +478,8 @@ def benchmark() -> None:
     if FLAGS["compilation_cache"].using_default_value:
         FLAGS.compilation_cache = ""  # what a first run compiles is to be seen
     names = platforms.select()
+    if not platforms.is_first():
+        raise ValueError("benchmark.py runs in one process; leave --process_id out")
     folder = Path(FLAGS.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{', '.join(names)}; {os.cpu_count()} cores")

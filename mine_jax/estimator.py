@@ -82,7 +82,8 @@ class Estimate:
       stderr: its standard error, in nats: the spread of samples, not what the network missed.
       stop_nats: the value on the stopping samples, which chose the state.
       stop_stderr: its standard error.
-      train_nats: the same on as many training samples; far above `nats` means over-fitting.
+      train_nats: the same on as many training samples as those that stop; far above `nats` means
+        over-fitting.
       ceiling_nats: ln of the number of samples that report together, the largest value that
         they can support.
       steps: steps until the fit ended (of the slowest fold).
@@ -348,11 +349,11 @@ def lower_bounds(
         fitted, info = mine.fit(start, fit_keys[part.folds], *args)
         tell(i, most, "")  # what is left of its steps will not be needed
         judge = partial(mine.evaluate_rows, fitted, left, right)
-        judged = [
-            jax.tree.map(np.asarray, judge(r, part.group.pairs, part.group.config))
-            for r in (here.report, here.stop, here.train[:, : here.report.shape[1]])
-        ]
-        return fitted, info, *judged
+        what = part.group.pairs, part.group.config
+        judged = [jax.tree.map(np.asarray, judge(r, *what)) for r in (here.report, here.stop)]
+        trained_on = here.train[:, : here.stop.shape[1]]
+        train = mine.values(fitted, left, right, trained_on, *what)
+        return fitted, info, *judged, tuple(map(np.asarray, train))
 
     def code(part: _Part) -> tuple:
         """What decides about the compiled code that a part needs."""
@@ -375,10 +376,7 @@ def lower_bounds(
             fitted.append(state_of)
             asked = group.asked if network is None else (group.asked[network],)
             for i, pair in enumerate(asked):
-                forms = [
-                    tuple(bounds.HeldOut(*(leaf[:, i] for leaf in form)) for form in held_out)
-                    for held_out in judged
-                ]
+                forms = jax.tree.map(lambda leaf, i=i: leaf[:, i], judged)
                 own = mine.select(state_of, i, folds=True)
                 estimates[pair] = _estimate(*forms, _of_network(info, i), own, group.config)
         states[group.name] = fitted[0] if len(fitted) == 1 else mine.join(fitted, folds=True)
@@ -1158,12 +1156,15 @@ def _one_hot(labels: np.ndarray, name: str) -> Array:
 def _estimate(
     report: tuple[bounds.HeldOut, ...],
     stop: tuple[bounds.HeldOut, ...],
-    train: tuple[bounds.HeldOut, ...],
+    train: tuple[np.ndarray, ...],
     info: FitInfo,
     state: MineState,
     config: MineConfig,
 ) -> Estimate:
-    """One network's estimate; each value comes in both forms, with the folds in front."""
+    """One network's estimate; each value comes in both forms, with the folds in front.
+
+    Of `train` there are values alone.
+    """
     value = mine.better_form(stop[0].nats, stop[1].nats, report[0].influence.shape[-1])
     robust = np.asarray(value != stop[0].nats)  # for each fold
 
@@ -1183,7 +1184,8 @@ def _estimate(
     reported = chosen(report)
     size, stopping = (forms[0].influence.shape[1] for forms in (report, stop))
     ceiling = math.log(size)
-    (raw, stderr), (stop_nats, stop_stderr), (train_nats, _) = map(mean, (report, stop, train))
+    (raw, stderr), (stop_nats, stop_stderr) = map(mean, (report, stop))
+    train_nats = float(np.where(robust, train[1], train[0]).mean())
     nats = min(raw, ceiling) if math.isfinite(raw) else raw
     converged = bool(info.converged.all() and info.finite.all())
     warnings = []

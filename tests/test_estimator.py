@@ -312,7 +312,7 @@ def test_the_influences_spread_is_the_standard_error():
 
 
 def cache_sizes():
-    return [f.cache_size() for f in (mine.train_chunk, mine.evaluate_rows, mine._values)]
+    return [f.cache_size() for f in (mine.train_chunk, mine.evaluate_rows, mine.values)]
 
 
 def test_other_samples_of_the_same_shapes_compile_nothing_new():

@@ -1,0 +1,97 @@
+"""The benchmark: figures, ratios to another program, growth, and refusals."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "experiments" / "benchmark.py")
+OTHER = (
+    "print('matrix product: 2 GFLOP/s'); print('LeNet-5: 0.5 steps/s of 8, 4 s an epoch');"
+    "print('MINE: 0.25 rounds/s')"
+)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(ROOT / "experiments"))
+    spec = importlib.util.spec_from_file_location("benchmark_module", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_measures_beside_another_program_and_writes_what_it_found(tmp_path):
+    small = ["--lenet_batch=8", "--mine_batch=16", "--hidden=8", "--layer_dims=12,5"]
+    ran = run(
+        *(
+            "--parts=product,lenet,round",
+            "--repeats=2",
+            "--steps=2",
+            *small,
+            f"--out_dir={tmp_path}",
+        ),
+        f'--against={sys.executable} -c "{OTHER}"',
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    by_unit = {figure["unit"]: figure for figure in found["figures"]}
+    assert {"GFLOP/s", "steps/s", "rounds/s", "GiB"} == set(by_unit)
+    assert all(len(by_unit[unit]["values"]) == 2 for unit in ("GFLOP/s", "steps/s", "rounds/s"))
+    assert found["against"]["figures"] == {
+        "GFLOP/s": [2.0, 2.0],
+        "steps/s": [0.5, 0.5],
+        "rounds/s": [0.25, 0.25],
+    }
+    assert "MINE as published, 4 networks, batches of 16" in ran.stdout
+    ratio = by_unit["steps/s"]["median"] / 0.5
+    assert f"{ratio:.2f}" in (tmp_path / "benchmark.md").read_text()
+
+
+def test_the_arithmetic_of_a_round_is_counted_once_for_joint_and_marginal(benchmark):
+    benchmark.FLAGS(["benchmark", "--layer_dims=4704,1600,120,10", "--mine_batch=512"])
+    inputs = 4 * (784 + 10) + 2 * (4704 + 1600 + 120 + 10)
+    wanted = 2 * 512 * (2 * inputs * 256 + 8 * 6 * (256 * 256 + 256)) / 1e9
+    assert benchmark.round_gflop(8, inputs) == pytest.approx(wanted)
+    assert 11.5 < wanted < 11.8
+    assert benchmark.LENET == 2 * 117_600 + 3 * (240_000 + 48_000 + 10_080 + 840)
+
+
+def test_a_power_is_that_of_the_larger_half(benchmark):
+    rows = [
+        {"what": "step", "size": "n", "value": v, "milliseconds": 3 * v**2, "mebibytes": 5.0 * v}
+        for v in (1, 10, 100)
+    ]
+    (line,) = benchmark.slopes(rows)
+    assert line == ["step against n", "1 … 100", "3.00 … 30000.00", "2.00", "5.0 … 500.0", "1.00"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--parts=lenet,nothing", "--parts has nothing; there are product, lenet, round"),
+        ("--repeats=0", "--repeats and --steps must be at least 1, got 0 and 20"),
+        ("--num_devices=99", "--num_devices=99, but there are 1"),
+        ("--process_id=0", "--coordinator, --num_processes and --process_id belong together"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(flag, message, tmp_path):
+    ran = run(flag, f"--out_dir={tmp_path / 'out'}", "--platform=cpu")
+    assert ran.returncode == 1
+    assert message in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_program_that_fails_or_prints_nothing_is_an_error(benchmark):
+    with pytest.raises(ValueError, match=r"failed: .*boom"):
+        benchmark.printed(f"{sys.executable} -c \"raise SystemExit('boom')\"")
+    with pytest.raises(ValueError, match="printed no figure in GFLOP/s"):
+        benchmark.printed(f"{sys.executable} -c \"print('12 s')\"")
