@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -54,7 +53,7 @@ def everywhere(tree: Any) -> Any:
     """The arrays of a pytree on all devices of the mesh."""
     current = mesh()
     if current is None:
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.tree.map(jax.device_put, tree)
     sharding = NamedSharding(current, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:

@@ -905,10 +905,11 @@ def prepare(
     wide = columns.shape[1] > WIDE or image
     if wide and scale in ("auto", "both"):
         columns = _drawn_in(columns, name)
-        prepared = _common(columns, name)
         if keep_shape:
-            return jnp.asarray(prepared.reshape(values.shape) if image else prepared)
-        components = _principal_components(jnp.asarray(prepared))
+            prepared = _common(columns, name)
+            return jax.device_put(prepared.reshape(values.shape) if image else prepared)
+        # No name for what is hundreds of megabytes and needed once; `jnp.asarray` copies it twice.
+        components = _principal_components(jax.device_put(_common(columns, name)))
         images = _as_images(columns.reshape(values.shape))
         if images is None:
             return components
@@ -916,7 +917,7 @@ def prepare(
         described[:, :6] = _normal_scores(described[:, :6], name)  # an ellipticity has a scale
         return jnp.concatenate([jnp.asarray(described, jnp.float32), components], axis=1)
     if scale == "common":
-        return jnp.asarray(_common(columns, name))
+        return jax.device_put(_common(columns, name))
     transforms = {"columns": [_standardised], "both": [_normal_scores, _standardised]}
     made = []
     for transform in transforms.get(scale, [_normal_scores]):
@@ -925,7 +926,7 @@ def prepare(
             block = np.s_[:, start : start + _COLUMNS_AT_ONCE]
             prepared[block] = transform(columns[block], name)
         made.append(prepared)
-    return jnp.asarray(np.concatenate(made, axis=1))
+    return jax.device_put(np.concatenate(made, axis=1))
 
 
 def _labels(values: ArrayLike) -> np.ndarray:
