@@ -1,6 +1,5 @@
 """The benchmark: figures, ratios to another program, growth, and refusals."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,13 +19,16 @@ def run(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(ROOT / "experiments"))
-    spec = importlib.util.spec_from_file_location("benchmark_module", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def evaluated(expression, *flags):
+    """A value in the script's own terms; in a process of its own, whose flags meet no others."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r}); import json, benchmark; "
+        f"benchmark.FLAGS(['benchmark', *{flags!r}]); print(json.dumps({expression}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if ran.returncode:
+        raise ValueError(ran.stderr)
+    return json.loads(ran.stdout)
 
 
 def test_it_measures_beside_another_program_and_writes_what_it_found(tmp_path):
@@ -56,21 +58,22 @@ def test_it_measures_beside_another_program_and_writes_what_it_found(tmp_path):
     assert f"{ratio:.2f}" in (tmp_path / "benchmark.md").read_text()
 
 
-def test_the_arithmetic_of_a_round_is_counted_once_for_joint_and_marginal(benchmark):
-    benchmark.FLAGS(["benchmark", "--layer_dims=4704,1600,120,10", "--mine_batch=512"])
+def test_the_arithmetic_of_a_round_is_counted_once_for_joint_and_marginal():
     inputs = 4 * (784 + 10) + 2 * (4704 + 1600 + 120 + 10)
     wanted = 2 * 512 * (2 * inputs * 256 + 8 * 6 * (256 * 256 + 256)) / 1e9
-    assert benchmark.round_gflop(8, inputs) == pytest.approx(wanted)
+    flags = "--layer_dims=4704,1600,120,10", "--mine_batch=512"
+    gflop, lenet = evaluated(f"[benchmark.round_gflop(8, {inputs}), benchmark.LENET]", *flags)
+    assert gflop == pytest.approx(wanted)
     assert 11.5 < wanted < 11.8
-    assert benchmark.LENET == 2 * 117_600 + 3 * (240_000 + 48_000 + 10_080 + 840)
+    assert lenet == 2 * 117_600 + 3 * (240_000 + 48_000 + 10_080 + 840)
 
 
-def test_a_power_is_that_of_the_larger_half(benchmark):
+def test_a_power_is_that_of_the_larger_half():
     rows = [
         {"what": "step", "size": "n", "value": v, "milliseconds": 3 * v**2, "mebibytes": 5.0 * v}
         for v in (1, 10, 100)
     ]
-    (line,) = benchmark.slopes(rows)
+    (line,) = evaluated(f"benchmark.slopes({rows})")
     assert line == ["step against n", "1 … 100", "3.00 … 30000.00", "2.00", "5.0 … 500.0", "1.00"]
 
 
@@ -90,8 +93,14 @@ def test_what_cannot_be_measured_is_refused_at_once(flag, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_another_program_that_fails_or_prints_nothing_is_an_error(benchmark):
-    with pytest.raises(ValueError, match=r"failed: .*boom"):
-        benchmark.printed(f"{sys.executable} -c \"raise SystemExit('boom')\"")
-    with pytest.raises(ValueError, match="printed no figure in GFLOP/s"):
-        benchmark.printed(f"{sys.executable} -c \"print('12 s')\"")
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("raise SystemExit('boom')", r"failed: boom"),
+        ("print('12 s')", r"printed no figure in GFLOP/s"),
+    ],
+)
+def test_another_program_that_fails_or_prints_nothing_is_an_error(program, message):
+    command = f'{sys.executable} -c "{program}"'
+    with pytest.raises(ValueError, match=message):
+        evaluated(f"benchmark.printed({command!r})")

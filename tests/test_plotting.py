@@ -368,3 +368,28 @@ def test_matplotlib_comes_with_plotting_alone_and_pyplot_never():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["False", "False"]
+
+
+def growth_rows():
+    return [
+        {
+            "what": what,
+            "size": size,
+            "value": value,
+            "milliseconds": 2.0 * value,
+            "fastest": 1.9 * value,
+            "slowest": 2.5 * value,
+            "mebibytes": 3.0 + value,
+        }
+        for size in ("samples n", "batch")
+        for what in ("step", "judging")
+        for value in (10, 100, 1000)
+        if (what, size) != ("judging", "batch")
+    ]
+
+
+def test_growth_is_drawn_for_every_size(tmp_path):
+    plotting.growth(growth_rows(), tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="mebibytes"):
+        plotting.growth([{"what": "step"}], tmp_path / "no.png")
