@@ -380,8 +380,6 @@ def experiment() -> None:
     """Validate, measure what is missing, print, draw."""
     wanted = jobs()
     devices = platforms.select()
-    if not platforms.is_first():
-        raise ValueError("accuracy.py runs in one process; leave --process_id out")
     name = "curve" if FLAGS.curve else "accuracy"
     folder = Path(FLAGS.out_dir)
     rows = Rows(folder / f"{name}.csv", resume=FLAGS.resume)

@@ -4,8 +4,8 @@
   python experiments/benchmark.py --parts=lenet,round --against="python other.py --threads=2"
   python experiments/benchmark.py --parts=growth
 
-Every figure is the median of --repeats, with the smallest and the largest. --against runs another
-program in turn with the own measurements and compares what it prints with the same unit
+What can be repeated is, --repeats times: medians, with the smallest and the largest. --against runs
+another program in turn with the own measurements and compares what it prints with the same unit
 (GFLOP/s, steps/s, rounds/s). Tables (benchmark.md, also printed) and all figures (benchmark.json)
 go to --out_dir; for growth also growth.csv and growth.png.
 """
@@ -44,7 +44,9 @@ flags.DEFINE_list("layer_dims", ["4704", "1600", "120", "10"], "Layers of a roun
 flags.DEFINE_integer("lenet_batch", 128, "Images of a step of LeNet-5.")
 flags.DEFINE_integer("mine_batch", 512, "Samples of a round.")
 flags.DEFINE_integer("hidden", 256, "Hidden units of a round's networks.")
-flags.DEFINE_string("dataset", "mnist_5k", "Data set of a probe, as in info_plane.py.")
+flags.DEFINE_enum(
+    "dataset", "mnist_5k", ("mnist_5k", "mnist", "fashion_mnist", "kmnist"), "Of a probe."
+)
 flags.DEFINE_string("data_dir", None, "Folder with its IDX files.")
 flags.DEFINE_string("out_dir", "runs/benchmark", "Folder for the results.")
 flags.adopt_module_key_flags(platforms)
@@ -106,7 +108,7 @@ def lenet() -> Rate:
     import jax.numpy as jnp
     import numpy as np
 
-    from mine_jax import LeNet5, classifier
+    from mine_jax import LeNet5, classifier, devices
 
     config, model = classifier.ClassifierConfig(FLAGS.lenet_batch), LeNet5()
     images = jax.random.uniform(jax.random.key(0), (60_000, 28, 28, 1))
@@ -114,7 +116,7 @@ def lenet() -> Rate:
     state = classifier.init(jax.random.key(2), model, config, images.shape[1:])
     shape = FLAGS.steps, FLAGS.lenet_batch
     batches = jnp.asarray(np.random.default_rng(0).integers(0, len(images), shape))
-    data = batches, 0, FLAGS.steps, images, labels
+    data = batches, 0, FLAGS.steps, *devices.everywhere((images, labels))
 
     def call() -> Any:
         return classifier.train_steps(
@@ -131,7 +133,7 @@ def mine_round() -> Rate:
     import jax.numpy as jnp
     import numpy as np
 
-    from mine_jax import MineConfig, mine
+    from mine_jax import MineConfig, devices, mine
 
     widths = [int(width) for width in FLAGS.layer_dims]
     config = MineConfig(
@@ -155,6 +157,7 @@ def mine_round() -> Rate:
         f"layer {i}": jnp.asarray(generator.random((n, d), np.float32))
         for i, d in enumerate(widths)
     }
+    x, z = devices.everywhere((x, z))
     pairs = mine.pairs_of(x, z)
     state = mine.init(jax.random.key(0), x, z, config)
     state = jax.tree.map(lambda leaf: leaf[None], state)
@@ -207,10 +210,11 @@ def printed(command: str) -> dict[str, float]:
     if ran.returncode:
         raise ValueError(f"--against={command} failed: {ran.stderr.strip()[-500:]}")
     found: dict[str, float] = {}
+    number = r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?)"
     for value, unit in re.findall(
-        r"([\d.]+)\s*(" + "|".join(map(re.escape, UNITS)) + ")", ran.stdout
+        number + r"\s*(" + "|".join(map(re.escape, UNITS)) + ")", ran.stdout
     ):
-        found.setdefault(unit, float(value))
+        found.setdefault(unit, float(value.replace(",", "")))
     if not found:
         raise ValueError(f"--against={command} printed no figure in {', '.join(UNITS)}")
     return found
@@ -287,7 +291,7 @@ def starts() -> list[Measured]:
     def job(repeat: int, kind: str) -> list[str]:
         name = f"{os.getpid()}-{repeat}"
         return [
-            *(*script, *quick, f"--out_dir={folder / name}-{kind}"),
+            *(*script, *quick, f"--platform={FLAGS.platform}", f"--out_dir={folder / name}-{kind}"),
             f"--compilation_cache={folder / name}-code",
         ]
 
@@ -300,7 +304,7 @@ def starts() -> list[Measured]:
         ),
         Measured("info_plane.py --help", [help_seconds(script) for _ in repeats], "s"),
         *(
-            Measured(f"short main job, {kind}", [seconds(job(i, kind)) for i in range(2)], "s")
+            Measured(f"short main job, {kind}", [seconds(job(i, kind)) for i in repeats], "s")
             for kind in ("first", "with kept code")
         ),
     ]
@@ -463,7 +467,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         benchmark()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -471,22 +475,26 @@ def benchmark() -> None:
     """Validate, measure, print, write."""
     if unknown := [part for part in FLAGS.parts if part not in PARTS]:
         raise ValueError(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    if FLAGS.repeats < 1 or FLAGS.steps < 1:
-        raise ValueError(
-            f"--repeats and --steps must be at least 1, got {FLAGS.repeats} and {FLAGS.steps}"
-        )
+    for name in ("repeats", "steps", "lenet_batch", "mine_batch", "hidden"):
+        if FLAGS[name].value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    if not all(width.isdigit() and int(width) for width in FLAGS.layer_dims):
+        raise ValueError(f"--layer_dims must be numbers of units, got {','.join(FLAGS.layer_dims)}")
+    if FLAGS.against and not {"product", "lenet", "round"} & set(FLAGS.parts):
+        raise ValueError("--against is compared with product, lenet and round; name one in --parts")
     if FLAGS["compilation_cache"].using_default_value:
         FLAGS.compilation_cache = ""  # what a first run compiles is to be seen
     names = platforms.select()
-    if not platforms.is_first():
-        raise ValueError("benchmark.py runs in one process; leave --process_id out")
     folder = Path(FLAGS.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{', '.join(names)}; {os.cpu_count()} cores")
-    made, others = rates(FLAGS.parts)
-    for part, measure in (("probe", probe), ("lower_bound", one_bound), ("start", starts)):
-        if part in FLAGS.parts:
-            made += measure()
+    with platforms.spread():
+        # First what tells of a first call.
+        bound = one_bound() if "lower_bound" in FLAGS.parts else []
+        made, others = rates(FLAGS.parts)
+        made += bound + (probe() if "probe" in FLAGS.parts else [])
+    if "start" in FLAGS.parts:
+        made += starts()
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     made.append(Measured("peak memory of this process", [peak], "GiB"))

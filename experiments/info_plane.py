@@ -163,16 +163,22 @@ def main(argv: list[str]) -> None:
 def experiment() -> None:
     """Validate, load, run, draw, print."""
     config = plane_config()
-    devices = platforms.select()
+    devices = platforms.select(processes=True)
+    first = platforms.is_first()
+    show = print if first else (lambda text: None)
     compilation = platforms.Compilation().listen()
 
     from mine_jax import datasets, diagnostics, exact, information_plane, lenet, plotting, records
 
-    folder = records.RunFolder(FLAGS.out_dir, writes=platforms.is_first())
+    folder = records.RunFolder(FLAGS.out_dir, writes=first)
     folder.check(resume=FLAGS.resume)
+    if not first:
+        platforms.wait_for_others()  # one of them downloads
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
+    if first:
+        platforms.wait_for_others()
     if data.notice:
-        print(f"\n*** {data.notice} ***\n{data.reason}\n")
+        show(f"\n*** {data.notice} ***\n{data.reason}\n")
     n = min(config.probe_size, len(data.train_images))
     if len(data.train_images) < config.classifier.batch_size:
         raise ValueError(f"--batch_size is over the {len(data.train_images)} training images")
@@ -199,8 +205,8 @@ def experiment() -> None:
     }
     resumed = folder.open(description, resume=FLAGS.resume, may_differ=MAY_DIFFER)
     if FLAGS.resume and not resumed:
-        print(f"nothing to resume in {folder.path}: starting from the beginning")
-    print(
+        show(f"nothing to resume in {folder.path}: starting from the beginning")
+    show(
         f"LeNet-5 on {data.name}: {len(data.train_images):,} training images, {n:,} of them "
         f"probed; {', '.join(devices)}"
     )
@@ -212,10 +218,10 @@ def experiment() -> None:
             (data.test_images, data.test_labels),
             config,
             folder=folder,
-            progress=sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress,
-            say=partial(print, flush=True),
+            progress=first and (sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress),
+            say=partial(print, flush=True) if first else show,
         )
-    if not platforms.is_first():
+    if not first:
         return
     drawing = time.perf_counter()
     found = diagnostics.findings(result.records, config.layers, description["class_entropy_nats"])

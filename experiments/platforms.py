@@ -75,10 +75,13 @@ def cache_folder(value: str) -> Path | None:
     return Path(home) / "mine_jax" / "compiled"
 
 
-def select() -> list[str]:
+def select(processes: bool = False) -> list[str]:
     """Make JAX compute and keep compiled code as the flags say.
 
     Call it before anything is computed, and compute within `spread`.
+
+    Args:
+      processes: whether the program can run in several.
 
     Returns:
       The names of the devices that are used.
@@ -91,6 +94,11 @@ def select() -> list[str]:
 
     several = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if any(value is not None for value in several):
+        if not processes:
+            raise ValueError(
+                "this program runs in one process; leave out --coordinator, --num_processes and "
+                "--process_id"
+            )
         if any(value is None for value in several):
             raise ValueError(
                 "--coordinator, --num_processes and --process_id belong together, got "
@@ -100,6 +108,8 @@ def select() -> list[str]:
             raise ValueError(
                 f"--process_id must be in 0 … {FLAGS.num_processes - 1}, got {FLAGS.process_id}"
             )
+        if not FLAGS.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"--coordinator must be host:port, got {FLAGS.coordinator}")
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     name = FLAGS.platform
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
@@ -135,6 +145,16 @@ def is_first() -> bool:
     return not FLAGS.process_id
 
 
+def wait_for_others() -> None:
+    """Wait until all processes are here."""
+    if FLAGS.coordinator:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("wait_for_others")
+
+
 def _number() -> int | None:
-    # Several processes use what they have.
-    return None if FLAGS.coordinator else FLAGS.num_devices or None
+    # Several processes use what they have, unless another number is asked for, which is an error.
+    if FLAGS.coordinator and FLAGS["num_devices"].using_default_value:
+        return None
+    return FLAGS.num_devices or None

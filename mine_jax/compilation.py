@@ -24,16 +24,22 @@ _OPTIONS = {
 
 
 @functools.cache
-def options(backend: str, seldom: bool = False) -> dict[str, Any]:
-    """The compiler's options that suit a backend, and a function that is `seldom` called."""
+def known_options(backend: str) -> dict[str, Any]:
+    """Those of a backend's options that the installed JAX knows."""
     known = {}
     for name, value in _OPTIONS.get(backend, {}).items():
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
         except jax.errors.JaxRuntimeError:
             continue
-        known[name] = 0 if seldom and name == _LEVEL else value
+        known[name] = value
     return known
+
+
+def options(backend: str, seldom: bool = False) -> dict[str, Any]:
+    """The compiler's options that suit a backend, and a function that is `seldom` called."""
+    known = known_options(backend)
+    return known | {_LEVEL: 0} if seldom and _LEVEL in known else known
 
 
 class Compiled:

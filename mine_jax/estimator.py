@@ -82,8 +82,7 @@ class Estimate:
       stderr: its standard error, in nats: the spread of samples, not what the network missed.
       stop_nats: the value on the stopping samples, which chose the state.
       stop_stderr: its standard error.
-      train_nats: the same on as many training samples as those that stop; far above `nats` means
-        over-fitting.
+      train_nats: the same on as many training samples; far above `nats` means over-fitting.
       ceiling_nats: ln of the number of samples that report together, the largest value that
         they can support.
       steps: steps until the fit ended (of the slowest fold).
@@ -278,7 +277,9 @@ def lower_bounds(
       state: what an earlier call with the same widths returned, to start from. With another key
         it has seen samples that report here.
       round_number: gives rounds of the same key batches (and first weights) of their own.
-      on_progress: called after each check with the steps done, the cap, and a text.
+      on_progress: called with the steps done, the most that there can be, and the values of the
+        network that was checked last, after each check of a network; one call at a time, but from
+        several threads.
       pairs: the (x name, z name) to fit; default: all combinations.
       noise: standard deviations of measurement noise, by name in x and by name in z. Then every
         array holds two blocks of n samples of the same things in the same order: the first as
@@ -318,11 +319,14 @@ def lower_bounds(
     most = -(-config.max_steps // config.check_every) * config.check_every
     steps, lock = [0] * len(parts), threading.Lock()
 
-    def tell(i: int, done: int, text: str) -> None:
+    texts = [""]
+
+    def tell(i: int, done: int, text: str | None = None) -> None:
         with lock:
             steps[i] = done
+            texts[0] = text or texts[0]
             if on_progress is not None:
-                on_progress(sum(steps), most * len(steps), text)
+                on_progress(sum(steps), most * len(steps), texts[0])
 
     def one(i: int) -> tuple:
         """Start, fit and judge the networks of a part."""
@@ -347,11 +351,11 @@ def lower_bounds(
         args = (left, right, fitted_on.train, here.stop)
         args += (part.group.config, on_check, part.group.pairs, levels, here.report.shape[1])
         fitted, info = mine.fit(start, fit_keys[part.folds], *args)
-        tell(i, most, "")  # what is left of its steps will not be needed
+        tell(i, most)  # what is left of its steps will not be needed
         judge = partial(mine.evaluate_rows, fitted, left, right)
         what = part.group.pairs, part.group.config
         judged = [jax.tree.map(np.asarray, judge(r, *what)) for r in (here.report, here.stop)]
-        trained_on = here.train[:, : here.stop.shape[1]]
+        trained_on = here.train[:, : here.report.shape[1]]
         train = mine.values(fitted, left, right, trained_on, *what)
         return fitted, info, *judged, tuple(map(np.asarray, train))
 
@@ -431,7 +435,7 @@ def _in_threads(one: Callable[[int], tuple], codes: list[tuple]) -> list[tuple]:
     first = [codes.index(needs) for needs in dict.fromkeys(codes) if needs not in _COMPILED]
     rest = [i for i in range(len(codes)) if i not in first]
     results = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(_cores()) as pool:
         for batch in (first, rest):
             results |= zip(batch, pool.map(one, batch), strict=True)
             _COMPILED.update(codes[i] for i in batch)
@@ -465,6 +469,11 @@ def fresh(
         init = partial(mine.init, x=left, z=right, config=group.config, pairs=group.pairs)
         made[group.name] = jax.vmap(lambda key, init=init: init(key))(keys)
     return made
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _join_folds(parts: list[tuple]) -> tuple:
@@ -545,7 +554,7 @@ def _start(
                 few = itertools.product([count for count in _LEADING if count < width], (1.0, 0.8))
                 candidates += [_with_gaussian(fresh, parts, t, count) for count, t in few]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
-        if not labels and _can_pair(x, z, group):
+        if not labels and any(_can_pair(x[a], z[b], width) for a, b in group.pairs):
             parts = _gaussian_parts(x, z, rows, noise, None, None, group, width)
             candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
@@ -604,8 +613,10 @@ def _gaussian_parts(
             middle = left.shape[1] // 2
             left = left * ((jnp.arange(left.shape[1]) >= middle) == half)[None, :]
         right = z[b].reshape(n, -1).astype(jnp.float32)
-        if shrinking is None:
+        if shrinking is None and _can_pair(left, right, width):
             fit = partial(_paired, left, right, width=width)
+        elif shrinking is None:
+            fit = partial(_unpaired, left, right, width=width)
         elif labels:
             ridge, floor = shrinking
             fit = partial(_discriminant, left, right, ridge=ridge, floor=floor, width=width)
@@ -696,10 +707,9 @@ def _gap_of(below_one: Array, a: Array, b: Array, n: int) -> Array:
     return jnp.where(varies & (below_one < 1), jnp.clip(gap, _LEAST_GAP, 1.0), 1.0)
 
 
-def _can_pair(x: dict[str, Array], z: dict[str, Array], group: Group) -> bool:
-    """Whether the sides of all pairs have equally many columns, few enough for the projections."""
-    widths = [(math.prod(x[a].shape[1:]), math.prod(z[b].shape[1:])) for a, b in group.pairs]
-    return all(left == right <= group.config.canonical for left, right in widths)
+def _can_pair(x: Array, z: Array, width: int) -> bool:
+    """Whether the sides have equally many columns, few enough for so many projections."""
+    return math.prod(x.shape[1:]) == math.prod(z.shape[1:]) <= width
 
 
 @jit(static_argnames=("width",), seldom=True)
@@ -732,6 +742,21 @@ def _paired(
         "x_maps": jnp.pad(maps[0], padding),
         "z_maps": jnp.pad(maps[1], padding),
         "gap": jnp.pad(gap, (0, width - d), constant_values=1.0),
+    }
+
+
+def _unpaired(
+    x: Array, z: Array, train: Array, stop: Array, levels: Array, *, width: int
+) -> dict[str, Array]:
+    """`_paired` for sides that cannot be: no dependence."""
+    del train, stop, levels
+    d_x, d_z = x.shape[1], z.shape[1]
+    return {
+        "x_mean": jnp.zeros(d_x),
+        "z_mean": jnp.zeros(d_z),
+        "x_maps": jnp.zeros((d_x, width)),
+        "z_maps": jnp.zeros((d_z, width)),
+        "gap": jnp.ones(width),
     }
 
 
@@ -908,7 +933,7 @@ def prepare(
         if keep_shape:
             prepared = _common(columns, name)
             return jax.device_put(prepared.reshape(values.shape) if image else prepared)
-        # No name for what is hundreds of megabytes and needed once; `jnp.asarray` copies it twice.
+        # No name for what is hundreds of megabytes and needed once; `jnp.asarray` would copy it.
         components = _principal_components(jax.device_put(_common(columns, name)))
         images = _as_images(columns.reshape(values.shape))
         if images is None:
@@ -972,7 +997,7 @@ def _drawn_in(columns: np.ndarray, name: str) -> np.ndarray:
 def _common(columns: np.ndarray, name: str) -> np.ndarray:
     scale = _largest(columns, name)  # squares of values such as 1e200 overflow
     centre = _mean(columns, scale)
-    prepared = np.empty(columns.shape, np.float32)
+    prepared = _aligned(columns.shape)
 
     def centred(rows: np.ndarray, out: np.ndarray) -> float:
         apart = rows / scale - centre
@@ -982,6 +1007,13 @@ def _common(columns: np.ndarray, name: str) -> np.ndarray:
     spread = math.sqrt(sum(_by_rows(centred, columns, prepared)) / columns.size)
     _by_rows(lambda rows: np.divide(rows, spread if spread > 0 else 1, out=rows), prepared)
     return prepared
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty float32 array in memory that JAX takes over on a CPU instead of copying it."""
+    memory = np.empty(4 * math.prod(shape) + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
 
 
 def _largest(columns: np.ndarray, name: str) -> float:
@@ -994,7 +1026,7 @@ def _largest(columns: np.ndarray, name: str) -> float:
 
 
 def _mean(columns: np.ndarray, scale: float) -> np.ndarray:
-    """The mean of the rows over `scale`, in their own precision from float64 sums."""
+    """The mean of the rows over `scale`, in their own precision; blocks are summed in float64."""
     sums = _by_rows(lambda rows: np.sum(rows / scale, axis=0), columns)
     return (np.sum(sums, axis=0, dtype=np.float64) / len(columns)).astype(columns.dtype)
 
@@ -1004,11 +1036,11 @@ def _by_rows(function: Callable, *arrays: np.ndarray) -> list:
     n = len(arrays[0])
     size = max(1, _AT_ONCE // max(1, math.prod(arrays[0].shape[1:])))
     cuts = [slice(start, start + size) for start in range(0, n, size)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(_cores()) as pool:
         return list(pool.map(lambda cut: function(*(array[cut] for array in arrays)), cuts))
 
 
-@partial(jax.jit, static_argnames="count")
+@jit(static_argnames=("count",), seldom=True)
 def principal_axes(columns: Array, count: int) -> Array:
     """The first principal axes of centred samples, by a randomised range finder.
 

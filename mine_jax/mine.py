@@ -539,18 +539,21 @@ def evaluate_rows(
     )
 
 
-@jit(static_argnames=("pairs", "config"))
+@jit(static_argnames=("pairings", "pairs", "config"))
 def values(
-    state: MineState, x: dict, z: dict, rows: Array, pairs: Pairs, config: MineConfig
+    state: MineState,
+    x: Mapping[str, Array],
+    z: Mapping[str, Array],
+    rows: Array,
+    pairs: Pairs,
+    config: MineConfig,
+    pairings: int | None = None,
 ) -> tuple[Array, Array]:
     """`evaluate_rows` without errors, which takes a third of its time.
-
-    Networks that are not separable pair each row with `stop_pairings` others.
 
     Returns:
       The values, (folds, networks), in the two forms of `REPORTED`.
     """
-    pairings = None if config.separable else config.stop_pairings
 
     def one(fold: tuple[MineState, Array]) -> tuple[Array, Array]:
         state, rows = fold
@@ -570,7 +573,9 @@ def judge(
     config: MineConfig,
 ) -> Array:
     """The stopping criterion (see `fit`) on rows (folds, s): (folds, networks)."""
-    donsker_varadhan, infonce = map(np.asarray, values(state, x, z, rows, pairs, config))
+    pairings = None if config.separable else config.stop_pairings
+    forms = values(state, x, z, rows, pairs, config, pairings)
+    donsker_varadhan, infonce = map(np.asarray, forms)
     # What is not trusted counts as the most that is: states just below would be favoured otherwise.
     most = np.log(reporting) - CEILING_MARGIN
     counted = np.where(np.isfinite(donsker_varadhan), np.minimum(donsker_varadhan, most), -np.inf)
@@ -683,10 +688,12 @@ def train_chunk(
 
 
 def _noisy(key: Array, batch: dict[str, Array], levels: Mapping[str, ArrayLike]) -> dict:
-    """The batch with noise of these standard deviations."""
-    keys = dict(zip(sorted(batch), jax.random.split(key, len(batch)), strict=True))
+    """The batch with noise of these standard deviations.
+
+    One key for all arrays: a network's noise is the same whatever it shares a stack with.
+    """
     return {
-        name: value + levels[name] * jax.random.normal(keys[name], value.shape)
+        name: value + levels[name] * jax.random.normal(key, value.shape)
         if name in levels
         else value
         for name, value in batch.items()
@@ -699,8 +706,6 @@ def choose(chosen: ArrayLike, new: MineState, old: MineState) -> MineState:
     By NumPy: the states are small, and nothing has to be compiled for every shape.
     """
     chosen = np.asarray(chosen)
-    if chosen.all():
-        return new
 
     def either(networks: np.ndarray, new: ArrayLike, old: ArrayLike) -> np.ndarray:
         new, old = np.asarray(new), np.asarray(old)
@@ -905,7 +910,7 @@ def better_form(donsker_varadhan: ArrayLike, infonce: ArrayLike, reporting: int)
     return np.where(trusted, np.maximum(donsker_varadhan, infonce), infonce)
 
 
-@partial(jax.jit, static_argnames=("pairings", "pairs", "config"))
+@jit(static_argnames=("pairings", "pairs", "config"))
 def _evaluate_rows(
     state: MineState,
     x: dict,

@@ -47,8 +47,6 @@ class RunFolder:
         Raises:
           RunFolderError: if the folder holds a run and `resume` is off, or it is a file.
         """
-        if not self._writes:
-            return False  # the process that writes has looked, and may have begun
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another --out_dir")
         there = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
@@ -69,12 +67,14 @@ class RunFolder:
           may_differ: names of settings that a resumed run may change.
 
         Returns:
-          Whether the folder held a run, which goes on.
+          Whether the folder held a run, which goes on; False where this process does not write.
 
         Raises:
           RunFolderError: as `check`, or if the folder holds a run of other settings, or cannot be
             written to.
         """
+        if not self._writes:
+            return False  # the process that writes looks, and may have begun
         there = self.check(resume=resume)
         if there:
             self._check_same(config["settings"], set(may_differ))

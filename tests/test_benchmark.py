@@ -68,6 +68,13 @@ def test_the_arithmetic_of_a_round_is_counted_once_for_joint_and_marginal():
     assert lenet == 2 * 117_600 + 3 * (240_000 + 48_000 + 10_080 + 840)
 
 
+def test_numbers_are_read_as_they_are_written():
+    text = "a 1.23e+03 GFLOP/s, 1,234.5 steps/s and x7 rounds/s"
+    command = f'{sys.executable} -c "print({text!r})"'
+    found = evaluated(f"benchmark.printed({command!r})")
+    assert found == {"GFLOP/s": 1230.0, "steps/s": 1234.5}
+
+
 def test_a_power_is_that_of_the_larger_half():
     rows = [
         {"what": "step", "size": "n", "value": v, "milliseconds": 3 * v**2, "mebibytes": 5.0 * v}
@@ -81,9 +88,10 @@ def test_a_power_is_that_of_the_larger_half():
     ("flag", "message"),
     [
         ("--parts=lenet,nothing", "--parts has nothing; there are product, lenet, round"),
-        ("--repeats=0", "--repeats and --steps must be at least 1, got 0 and 20"),
+        ("--repeats=0", "--repeats must be at least 1, got 0"),
+        ("--layer_dims=12,x", "--layer_dims must be numbers of units, got 12,x"),
         ("--num_devices=99", "--num_devices=99, but there are 1"),
-        ("--process_id=0", "--coordinator, --num_processes and --process_id belong together"),
+        ("--process_id=0", "this program runs in one process"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(flag, message, tmp_path):
