@@ -170,22 +170,29 @@ def growth(rows: Rows, path: str | os.PathLike) -> None:
                 alpha=0.2,
                 linewidth=0,
             )
+        values = sorted({row["value"] for row in rows if row["size"] == size})
         for ax in axes[:, i]:
             ax.set_xscale("log")
             ax.set_yscale("log")
             _style(ax)
-            _draw_linear(ax)
+            ax.xaxis.set_major_locator(FixedLocator([values[0], values[-1]]))
+            ax.xaxis.set_minor_locator(FixedLocator([]))
+            ax.set_xticklabels([f"{value:,}" for value in (values[0], values[-1])])
         axes[1, i].set_xlabel(size)
+    for ax in axes.flat:  # the rows share their limits, which are known now
+        _draw_proportional(ax)
     axes[0, 0].set_ylabel("milliseconds")
     axes[1, 0].set_ylabel("memory, MiB")
     axes[0, 0].legend(frameon=False, fontsize="small")
     _save(fig, Path(path))
 
 
-def _draw_linear(ax: Axes) -> None:
+def _draw_proportional(ax: Axes) -> None:
     """A line of the slope that growth in proportion to the size has."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    ax.plot([left, right], [low, low * right / left], color="0.7", linestyle=":", zorder=0)
+    label = "in proportion"
+    ends = [low, low * right / left]
+    ax.plot([left, right], ends, color="0.7", linestyle=":", zorder=0, label=label)
     ax.set_xlim(left, right)
     ax.set_ylim(low, high)
 
