@@ -549,7 +549,7 @@ def values(
     config: MineConfig,
     pairings: int | None = None,
 ) -> tuple[Array, Array]:
-    """`evaluate_rows` without errors, which takes a third of its time.
+    """`evaluate_rows` without errors, which takes a third of its time; arguments are the same.
 
     Returns:
       The values, (folds, networks), in the two forms of `REPORTED`.
