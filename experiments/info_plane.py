@@ -57,6 +57,11 @@ flags.DEFINE_string("out_dir", "runs/info_plane", "Folder for records, findings 
 flags.DEFINE_bool("resume", False, "Go on with the run in --out_dir after its last probe.")
 flags.DEFINE_bool("warm_start", True, "Start each round's networks from those of the last one.")
 flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
+flags.DEFINE_integer(
+    "num_seeds",
+    1,
+    "Networks to train, by the seeds --seed, --seed + 1, …, on the same probed images.",
+)
 flags.adopt_module_key_flags(platforms)
 flags.DEFINE_integer("probe_size", 20_000, "Training images that are probed.")
 flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
@@ -138,6 +143,7 @@ def plane_config() -> Any:
         probe_size=FLAGS.probe_size,
         warm_start=FLAGS.warm_start,
         seed=FLAGS.seed,
+        num_seeds=FLAGS.num_seeds,
         noise_std=FLAGS.noise_std,
         noise=FLAGS.noise,
     )
@@ -195,6 +201,7 @@ def experiment() -> None:
         "num_classes": data.num_classes,
         "class_entropy_nats": exact.entropy(data.train_labels[rows]),
         "seed": config.seed,
+        "num_seeds": config.num_seeds,
         "noise_std": config.noise_std,
         "noise": config.noise,
         "classifier": dataclasses.asdict(config.classifier),
@@ -235,7 +242,8 @@ def experiment() -> None:
     for sentence in found["sentences"]:
         print(f"- {sentence}")
     parts = {"start": prepared - START, **result.seconds, "drawing": end - drawing}
-    print(f"\nFinal test accuracy {result.training[-1]['test_accuracy']:.2%}")
+    accuracies = [row["test_accuracy"] for row in result.training[-config.num_seeds :]]
+    print(f"\nFinal test accuracy {', '.join(f'{value:.2%}' for value in accuracies)}")
     print(
         "Seconds: "
         + ", ".join(f"{name} {took:.1f}" for name, took in parts.items())

@@ -112,25 +112,80 @@ def train_epoch(
     Raises:
         ValueError: if there are fewer samples than a batch, or if the labels do not fit.
     """
+    ((state, info),) = train_epochs([state], [key], model, config, images, labels, on_progress)
+    return state, info
+
+
+def train_epochs(
+    states: Sequence[ClassifierState],
+    keys: Sequence[jax.Array],
+    model: nn.Module,
+    config: ClassifierConfig,
+    images: ArrayLike,
+    labels: ArrayLike,
+    on_progress: OnProgress | None = None,
+) -> list[tuple[ClassifierState, EpochInfo]]:
+    """`train_epoch` of several classifiers on the same data, each with a key of its own.
+
+    On a CPU one after another, where a network's steps already keep all cores busy; elsewhere all
+    at once under `vmap`.
+
+    Args:
+        states: where each starts; all at the same epoch.
+        keys: the random key of each one's run.
+        model: the classifier.
+        config: how to train.
+        images: as for `train_epoch`.
+        labels: likewise.
+        on_progress: likewise, with the steps of all and the mean of their losses.
+
+    Returns:
+        For each its next state and its report.
+
+    Raises:
+        ValueError: as `train_epoch`.
+    """
     images, labels = devices.everywhere((images, labels))
     _check_labels(images, labels)
-    steps = images.shape[0] // config.batch_size
+    n = images.shape[0]
+    steps = n // config.batch_size
     if steps == 0:
         raise ValueError(
-            f"{images.shape[0]} samples do not fill one batch of {config.batch_size}; "
+            f"{n} samples do not fill one batch of {config.batch_size}; "
             "give more samples or a smaller batch_size"
         )
-    batches = _draw_batches(key, state.epoch, images.shape[0], config.batch_size)
-    params, opt_state, total = state.params, state.opt_state, 0.0
-    for start in range(0, steps, _STEPS_BETWEEN_REPORTS):
-        stop = min(start + _STEPS_BETWEEN_REPORTS, steps)
-        params, opt_state, loss = train_steps(
-            params, opt_state, batches, start, stop, images, labels, model=model, config=config
-        )
-        total += float(loss)
-        if on_progress is not None:
-            on_progress(stop, steps, float(loss) / (stop - start))
-    return ClassifierState(params, opt_state, state.epoch + 1), EpochInfo(total / steps)
+    stacked = len(states) > 1 and _pays_to_stack()
+    carried = [
+        (state.params, state.opt_state, _draw_batches(key, state.epoch, n, config.batch_size))
+        for state, key in zip(states, keys, strict=True)
+    ]
+    if stacked:
+        carried = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *carried)]
+    take = _train_steps_of_all if stacked else train_steps
+    results = []
+    for place, (params, opt_state, batches) in enumerate(carried):
+        total = np.zeros(len(states) if stacked else 1)
+        for start in range(0, steps, _STEPS_BETWEEN_REPORTS):
+            stop = min(start + _STEPS_BETWEEN_REPORTS, steps)
+            params, opt_state, loss = take(
+                params, opt_state, batches, start, stop, images, labels, model=model, config=config
+            )
+            total += np.asarray(loss)
+            if on_progress is not None:
+                done = stop * total.size + place * steps
+                on_progress(done, steps * len(states), float(np.mean(loss)) / (stop - start))
+        results += [
+            (own, EpochInfo(loss / steps))
+            for own, loss in zip(
+                _unstack((params, opt_state), total.size) if stacked else [(params, opt_state)],
+                total.tolist(),
+                strict=True,
+            )
+        ]
+    return [
+        (ClassifierState(*own, state.epoch + 1), info)
+        for state, (own, info) in zip(states, results, strict=True)
+    ]
 
 
 def accuracy(
@@ -193,6 +248,15 @@ def _optimiser(config: ClassifierConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, config.momentum)
 
 
+def _pays_to_stack() -> bool:
+    # A CPU's cores are busy with the products of one network; batched ones keep fewer busy.
+    return jax.default_backend() != "cpu"
+
+
+def _unstack(tree: Arrays, number: int) -> list[Arrays]:
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(number)]
+
+
 def _check_labels(images: ArrayLike, labels: ArrayLike) -> None:
     if labels.shape != np.shape(images)[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
@@ -246,6 +310,29 @@ def train_steps(
         return optax.apply_updates(params, updates), opt_state, total + loss
 
     return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
+
+
+@jit(static_argnames=("model", "config"))
+def _train_steps_of_all(
+    params: Params,
+    opt_state: optax.OptState,
+    batches: jax.Array,
+    start: int,
+    stop: int,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    model: nn.Module,
+    config: ClassifierConfig,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """`train_steps` of stacked classifiers, each on batches of its own; losses are (stack,)."""
+
+    def one(params: Params, opt_state: optax.OptState, batches: jax.Array) -> tuple:
+        return train_steps(
+            params, opt_state, batches, start, stop, images, labels, model=model, config=config
+        )
+
+    return jax.vmap(one)(params, opt_state, batches)
 
 
 @jit(static_argnames=("model",))

@@ -38,6 +38,7 @@ _SHRINKING = (0.02, 0.3)  # of discriminants
 _FLOORS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
 _LEADING = (1, 2, 3, 4, 6, 8, 12)  # numbers of canonical pairs
 _CLEARLY = 0.5  # over the root of the number of stopping samples, in nats
+_LONG = 0.05  # ellipticity from which on a shape has a direction
 _LEAST_SPREAD = 1e-3  # of a direction beside the mean column: below is what training hardly saw
 # What parts of fits needed before, so that those that follow need not wait for one another.
 _COMPILED: set[tuple] = set()
@@ -536,7 +537,8 @@ def _start(
       shrunk by several temperatures, and of its first canonical pairs alone (for labels instead
       from either half of the columns, and without what may be chance in a class's mean; for sides
       of equal width also with their columns paired);
-    * for a warm start the earlier networks as they are, and with the Gaussian part renewed.
+    * for a warm start the earlier networks as they are, and with the Gaussian part renewed; then
+      the closed forms alone come at one temperature (but for labels).
     """
     candidates = [fresh]
     warm = [] if earlier is None else [earlier]
@@ -546,17 +548,20 @@ def _start(
         # Beside labels the columns may be there twice (`prepare`, "both"): each half alone, too.
         halves = (None, 0, 1) if labels else (None,)
         ridges, floors = (_SHRINKING, _FLOORS) if labels else (_RIDGES, (0.0,))
+        # Beside earlier networks fewer of what takes all pairs to judge, and hardly ever is better.
+        temperatures = _TEMPERATURES if labels or earlier is None else _TEMPERATURES[:1]
         for ridge, half, floor in itertools.product(ridges, halves, floors):
             shrinking = ridge, floor
             parts = _gaussian_parts(x, z, rows, noise, shrinking, half, group, width)
-            candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
+            candidates += [_with_gaussian(fresh, parts, t) for t in temperatures]
             if not labels:
-                few = itertools.product([count for count in _LEADING if count < width], (1.0, 0.8))
+                leading = [count for count in _LEADING if count < width]
+                few = itertools.product(leading, temperatures[:2])
                 candidates += [_with_gaussian(fresh, parts, t, count) for count, t in few]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
         if not labels and any(_can_pair(x[a], z[b], width) for a, b in group.pairs):
             parts = _gaussian_parts(x, z, rows, noise, None, None, group, width)
-            candidates += [_with_gaussian(fresh, parts, t) for t in _TEMPERATURES]
+            candidates += [_with_gaussian(fresh, parts, t) for t in temperatures]
             warm += [_with_gaussian(earlier, parts, 1.0)] if earlier is not None else []
     return _best(candidates + warm, x, z, rows, group.pairs, group.config)
 
@@ -939,7 +944,8 @@ def prepare(
         if images is None:
             return components
         described = moments(images)
-        described[:, :6] = _normal_scores(described[:, :6], name)  # an ellipticity has a scale
+        ranked = [*range(6), 8, 9]  # an ellipticity has a scale
+        described[:, ranked] = _normal_scores(described[:, ranked], name)
         return jnp.concatenate([jnp.asarray(described, jnp.float32), components], axis=1)
     if scale == "common":
         return jax.device_put(_common(columns, name))
@@ -1097,17 +1103,23 @@ def moments(images: ArrayLike) -> np.ndarray:
       images: (n, h, w, c), finite.
 
     Returns:
-      (n, 8): mean value and log of the sum of the weights (both of images divided by the largest
+      (n, 10): mean value and log of the sum of the weights (both of images divided by the largest
       absolute value of all), row and column of the weights' centre, variances of row and column,
-      and the two components of the ellipticity, which tell the direction of a long shape. Rounded
-      to what is clear of rounding errors. Of an image without contrast the sum of the weights is
-      the smallest of all, and its centre is the middle.
+      the two components of the ellipticity, which tell the direction of a long shape, and that
+      direction in radians from −π/2 to π/2, once from the row axis and once from the column axis,
+      as it jumps at the ends; 0 for shapes that are not long. Rounded to what is clear of rounding
+      errors. Of an image without contrast the sum of the weights is the smallest of all, and its
+      centre is the middle.
     """
     images = np.asarray(images)
     largest = max(np.max(images), -np.min(images))
     scale = float(largest) if largest > 0 else 1.0  # squares of values such as 1e200 overflow
     found = np.concatenate(_by_rows(partial(_moments, scale=scale), images))
     found[:, 1] = np.log(np.maximum(found[:, 1], 1e-20))
+    along, across = found[:, 6], found[:, 7]
+    long = np.hypot(along, across) > _LONG
+    directions = [np.arctan2(sign * across, sign * along) / 2 for sign in (1, -1)]
+    found = np.concatenate([found, np.stack(directions, axis=1) * long[:, None]], axis=1)
     # Ranks would make a column of the last digits of what is constant.
     return found.round(6)
 

@@ -14,7 +14,7 @@ later T is no function of an earlier T: the inequality is no theorem, and no val
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -40,6 +40,8 @@ ROUND = MineConfig(cross_fit=False, min_gain=2e-3, max_steps=3000)
 # Fresh noise in each batch has to be averaged out, and is hard to over-fit.
 ROUND_WITH_NOISE = replace(ROUND, batch_size=512, patience=8, weight_decay=0.05)
 
+_LEAST = {"epochs": 0, "probe_every": 1, "probe_size": 20, "seed": 0, "num_seeds": 1}
+
 # Inputs that a reference is averaged over: its cost grows with the units, and a layer with many
 # is far from zero nats, where fewer inputs do.
 _REFERENCE_ROWS, _REFERENCE_ROWS_WIDE, _WIDE = 8000, 2000, 256
@@ -57,6 +59,9 @@ class PlaneConfig:
       probe_size: training images that are probed, chosen at random once; all if there are fewer.
       warm_start: a round's statistics networks start from those of the round before.
       seed: of everything that is random.
+      num_seeds: networks that are trained side by side, by the seeds `seed`, `seed` + 1, …, each
+        with statistics networks of its own. The probed images and their split are those of `seed`
+        for all, so that they differ by their networks alone.
       noise_std: how much Gaussian noise the layers are observed with; 0 for none.
       noise: what `noise_std` is a multiple of. "relative": of the root of the mean variance of a
         layer's units over the probed inputs at that epoch, so that σ follows the layer's scale.
@@ -72,6 +77,7 @@ class PlaneConfig:
     probe_size: int = 20_000
     warm_start: bool = True
     seed: int = 0
+    num_seeds: int = 1
     noise_std: float = 0.0
     noise: Noise = "relative"
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -80,7 +86,7 @@ class PlaneConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be at least {least}, got {getattr(self, name)}"
-            for name, least in (("epochs", 0), ("probe_every", 1), ("probe_size", 20), ("seed", 0))
+            for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
         if not self.layers or len(set(self.layers)) != len(self.layers):
@@ -96,6 +102,11 @@ class PlaneConfig:
     def round(self) -> MineConfig:
         """How the statistics networks are: `mine`, or what is usual."""
         return self.mine or (ROUND_WITH_NOISE if self.noise_std else ROUND)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the networks."""
+        return tuple(range(self.seed, self.seed + self.num_seeds))
 
     def probe_epochs(self) -> tuple[int, ...]:
         """The epochs after which the layers are probed."""
@@ -129,7 +140,7 @@ class Result(NamedTuple):
 
     Attributes:
       records: a row for each probe, layer and variable, as in `records.jsonl`.
-      training: a row for each epoch, as in `training.jsonl`.
+      training: a row for each epoch (and seed), as in `training.jsonl`.
       seconds: what each part took in this process: training, probing, fitting, saving.
     """
 
@@ -168,14 +179,10 @@ def run(
     """
     seconds = dict.fromkeys(("training", "probing", "fitting", "saving"), 0.0)
     images, labels = devices.everywhere(train)
-    keys = dict(
-        zip(
-            ("init", "train", "rows", "mine", "noise"),
-            jax.random.split(jax.random.key(config.seed), 5),
-            strict=True,
-        )
-    )
-    state = classifier.init(keys["init"], model, config.classifier, images.shape[1:])
+    keys = [_keys(seed) for seed in config.seeds]
+    states = [
+        classifier.init(own["init"], model, config.classifier, images.shape[1:]) for own in keys
+    ]
     rows = probe_rows(config, len(images))
     probed = np.asarray(train[0])[rows]
     probed_labels = np.asarray(train[1])[rows]
@@ -192,38 +199,40 @@ def run(
         all_records = folder.keep_until(records.RECORDS, kept)
         training = folder.keep_until(records.TRAINING, kept)
     if folder is not None and start is not None:
-        like = _abstract(model, state, variables, probed, config)
+        like = _abstract(model, states, variables, probed, config)
         restored = folder.restore(start, like)
-        state, networks = restored["classifier"], restored["networks"]
+        states, networks = restored["classifier"], restored["networks"]
         say(f"resumed after epoch {start}")
 
     for epoch in range(0 if start is None else start + 1, config.epochs + 1):
-        row, state = _train(
-            state, keys["train"], model, (images, labels), test, epoch, config, seconds, progress
+        trained, states = _train(
+            states,
+            [own["train"] for own in keys],
+            model,
+            (images, labels),
+            test,
+            epoch,
+            config,
+            seconds,
+            progress,
         )
-        training.append(row)
+        training.extend(trained)
         if folder is not None:
-            folder.append(records.TRAINING, [row])
+            folder.append(records.TRAINING, trained)
         if epoch not in config.probe_epochs():
             continue
+        layers: dict[int, dict[str, Array | Observed]] = {}
         with _timed(seconds, "probing"):
-            activations = classifier.probe(state.params, model, probed, config.layers)
-            layers = {}
-            for i, name in enumerate(config.layers):
-                layer = activations.pop(name)
-                if config.noise_std:
-                    noise_key = jax.random.fold_in(jax.random.fold_in(keys["noise"], epoch), i)
-                    layers[name] = observe(noise_key, layer, probed_labels, config, name)
-                else:
-                    layers[name] = estimator.prepare(layer, name)
-            del layer
+            for seed, own, state in zip(config.seeds, keys, states, strict=True):
+                key = jax.random.fold_in(own["noise"], epoch)
+                layers[seed] = read_layers(key, state, model, probed, probed_labels, config)
         with _timed(seconds, "fitting"):
-            new, networks = measure(
+            new, networks = measure_all(
                 variables,
                 layers,
                 epoch=epoch,
                 config=config,
-                key=keys["mine"],
+                key=keys[0]["mine"],
                 state=networks if config.warm_start else None,
                 progress=progress,
             )
@@ -232,9 +241,50 @@ def run(
         with _timed(seconds, "saving"):
             if folder is not None:
                 folder.append(records.RECORDS, new)
-                folder.save(epoch, {"classifier": state, "networks": networks})
-        say(_summary(row, new))
+                folder.save(epoch, {"classifier": states, "networks": networks})
+        say(_summary(trained, new))
     return Result(all_records, training, seconds)
+
+
+def read_layers(
+    key: Array,
+    state: ClassifierState,
+    model: nn.Module,
+    images: ArrayLike,
+    labels: ArrayLike,
+    config: PlaneConfig,
+) -> dict[str, Array | Observed]:
+    """The layers of a network as statistics networks take them.
+
+    Args:
+      key: a PRNG key, for the noise.
+      state: the trained network.
+      model: the classifier.
+      images: (n, …), those that are probed.
+      labels: (n,), their classes.
+      config: `layers`, and the noise.
+
+    Returns:
+      By the name of the layer: (n, features), as `estimator.prepare` leaves it; with noise what
+      `observe` returns.
+
+    Raises:
+      ValueError: if a value is not finite.
+    """
+    activations = classifier.probe(state.params, model, images, config.layers)
+    layers = {}
+    for i, name in enumerate(config.layers):
+        layer = activations.pop(name)
+        if config.noise_std:
+            layers[name] = observe(jax.random.fold_in(key, i), layer, labels, config, name)
+        else:
+            layers[name] = estimator.prepare(layer, name)
+    return layers
+
+
+def _keys(seed: int) -> dict[str, Array]:
+    names = ("init", "train", "rows", "mine", "noise")
+    return dict(zip(names, jax.random.split(jax.random.key(seed), len(names)), strict=True))
 
 
 def probe_rows(config: PlaneConfig, n: int) -> np.ndarray:
@@ -324,8 +374,48 @@ def measure(
     Raises:
       ValueError: if only some of the layers are observed with noise, or the samples are too few.
     """
+    of_seeds = {config.seed: layers}
+    return measure_all(
+        variables,
+        of_seeds,
+        epoch=epoch,
+        config=config,
+        key=key,
+        state=state,
+        progress=progress,
+    )
+
+
+def measure_all(
+    variables: Mapping[str, Array],
+    layers: Mapping[int, Mapping[str, Array | Observed]],
+    *,
+    epoch: int,
+    config: PlaneConfig,
+    key: Array,
+    state: Mapping[str, MineState] | None = None,
+    progress: bool = False,
+) -> tuple[list[Row], dict[str, MineState]]:
+    """`measure` for several networks at once, on the same inputs.
+
+    Args:
+      variables: as for `measure`.
+      layers: for each seed the layers of its network, as for `measure`.
+      epoch: likewise.
+      config: likewise.
+      key: likewise.
+      state: likewise; with the same seeds.
+      progress: likewise.
+
+    Returns:
+      The rows, one seed after another, and the states of all networks.
+
+    Raises:
+      ValueError: as `measure`.
+    """
     started = time.perf_counter()
-    inputs = _inputs(variables, layers)
+    names = {(seed, name): _named(name, seed, layers) for seed in layers for name in layers[seed]}
+    inputs = inputs_of(variables, {names[seed, name]: layers[seed][name] for seed, name in names})
     with tqdm(
         total=config.round.max_steps,
         desc=f"probe at epoch {epoch}",
@@ -352,23 +442,29 @@ def measure(
         )
     seconds = time.perf_counter() - started
     rows = []
-    for variable in dict.fromkeys(variable for variable, _ in inputs.pairs):
-        own = {name: estimates[inputs.pairs[variable, name]] for name in layers}
-        chosen = {name: (name, own[name]) for name in layers} if inputs.noise else _chain(own)
-        earlier: Estimate | None = None
-        for name, layer in layers.items():
-            rows.append(
-                {"seed": config.seed, "epoch": epoch, "layer": name, "variable": variable}
-                | _value(*chosen[name], name, own[name])
-                | _reference(layer, variable)
-                | {"warm_start": state is not None, "seconds": seconds}
-                | _drop(earlier, chosen[name][1])
-            )
-            earlier = chosen[name][1]
+    for seed, of_seed in layers.items():
+        for variable in dict.fromkeys(variable for variable, _ in inputs.pairs):
+            own = {name: estimates[inputs.pairs[variable, names[seed, name]]] for name in of_seed}
+            chosen = {name: (name, own[name]) for name in own} if inputs.noise else _chain(own)
+            earlier: Estimate | None = None
+            for name, layer in of_seed.items():
+                rows.append(
+                    {"seed": seed, "epoch": epoch, "layer": name, "variable": variable}
+                    | _value(*chosen[name], name, own[name])
+                    | _reference(layer, variable)
+                    | {"warm_start": state is not None, "seconds": seconds}
+                    | _drop(earlier, chosen[name][1])
+                )
+                earlier = chosen[name][1]
     return rows, new_state
 
 
-class _Inputs(NamedTuple):
+def _named(name: str, seed: int, seeds: Iterable[int]) -> str:
+    """A layer's name among those of all seeds."""
+    return name if len(list(seeds)) == 1 else f"{name} of seed {seed}"
+
+
+class Inputs(NamedTuple):
     """What the networks of a round are fitted to.
 
     Attributes:
@@ -385,11 +481,23 @@ class _Inputs(NamedTuple):
     noise: mine.NoiseLevels | None = None
 
 
-def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
+def inputs_of(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> Inputs:
+    """The samples and pairs for the networks of every variable with every layer.
+
+    Args:
+      variables: as for `measure`.
+      layers: likewise.
+
+    Returns:
+      What `estimator.lower_bounds` takes.
+
+    Raises:
+      ValueError: if only some of the layers are observed with noise.
+    """
     observed = [isinstance(layer, Observed) for layer in layers.values()]
     if not any(observed):
         pairs = {(variable, name): (variable, name) for variable in variables for name in layers}
-        return _Inputs(dict(variables), dict(layers), pairs)
+        return Inputs(dict(variables), dict(layers), pairs)
     if not all(observed):
         raise ValueError("layers must all be observed with noise, or none of them")
 
@@ -406,7 +514,7 @@ def _inputs(variables: Mapping[str, Any], layers: Mapping[str, Any]) -> _Inputs:
     pairs |= {(variable, name): (variable, name) for variable in others for name in layers}
     levels = {name: layer.level for name, layer in layers.items()}
     noise = {f"T:{name}": level for name, level in levels.items()}, levels
-    return _Inputs(first | others, noisy | clean, pairs, noise)
+    return Inputs(first | others, noisy | clean, pairs, noise)
 
 
 def _chain(own: Mapping[str, Estimate]) -> dict[str, tuple[str, Estimate]]:
@@ -481,8 +589,8 @@ def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 
 def _train(
-    state: ClassifierState,
-    key: Array,
+    states: list[ClassifierState],
+    keys: list[Array],
     model: nn.Module,
     train: tuple[Array, Array],
     test: tuple[ArrayLike, ArrayLike],
@@ -490,10 +598,10 @@ def _train(
     config: PlaneConfig,
     seconds: dict[str, float],
     progress: bool,
-) -> tuple[Row, ClassifierState]:
-    """One epoch (none for epoch 0) and its row of `training.jsonl`."""
+) -> tuple[list[Row], list[ClassifierState]]:
+    """One epoch (none for epoch 0) of all networks, and its rows of `training.jsonl`."""
     started = time.perf_counter()
-    loss = None
+    losses: list[float | None] = [None] * len(states)
     if epoch > 0:
         with tqdm(
             desc=f"epoch {epoch}/{config.epochs}", unit="step", leave=False, disable=not progress
@@ -504,20 +612,25 @@ def _train(
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 bar.update(done - bar.n)
 
-            state, info = classifier.train_epoch(
-                state, key, model, config.classifier, *train, on_progress
+            trained = classifier.train_epochs(
+                states, keys, model, config.classifier, *train, on_progress
             )
-        loss = _number(info.train_loss)
-    accuracy = classifier.accuracy(state.params, model, *test)
+        states = [state for state, _ in trained]
+        losses = [_number(info.train_loss) for _, info in trained]
+    accuracies = [classifier.accuracy(state.params, model, *test) for state in states]
     took = time.perf_counter() - started
     seconds["training"] += took
-    row = {"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy, "seconds": took}
-    return row, state
+    rows = [
+        ({"seed": seed} if config.num_seeds > 1 else {})
+        | {"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy, "seconds": took}
+        for seed, loss, accuracy in zip(config.seeds, losses, accuracies, strict=True)
+    ]
+    return rows, states
 
 
 def _abstract(
     model: nn.Module,
-    state: ClassifierState,
+    states: list[ClassifierState],
     variables: Mapping[str, Array],
     probed: Array,
     config: PlaneConfig,
@@ -525,7 +638,7 @@ def _abstract(
     """Shapes and types of a checkpoint."""
     _, probes = jax.eval_shape(
         lambda params, images: model.apply(params, images, probes=config.layers),
-        state.params,
+        states[0].params,
         probed,
     )
 
@@ -539,15 +652,19 @@ def _abstract(
         reference = exact.NoisyLayer(math.nan, math.nan, None, None, 0)
         return Observed(zeros, zeros, zeros, 1.0, config.noise_std, reference)
 
-    layers = {name: prepared(name) for name in config.layers}
+    layers = {
+        _named(name, seed, config.seeds): prepared(name)
+        for seed in config.seeds
+        for name in config.layers
+    }
 
     def networks(key: Array) -> dict[str, MineState]:
-        inputs = _inputs(variables, layers)
+        inputs = inputs_of(variables, layers)
         pairs = tuple(inputs.pairs.values())
         return estimator.fresh(key, inputs.x, inputs.z, config.round, pairs)
 
     networks = jax.eval_shape(networks, jax.random.key(0))
-    return {"classifier": jax.eval_shape(lambda: state), "networks": networks}
+    return {"classifier": jax.eval_shape(lambda: states), "networks": networks}
 
 
 def _drop(earlier: Estimate | None, later: Estimate) -> Row:
@@ -566,16 +683,23 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _summary(training: Row, rows: Sequence[Row]) -> str:
-    text = f"epoch {training['epoch']:3d}: test accuracy {training['test_accuracy']:.2%}"
+def _summary(training: Sequence[Row], rows: Sequence[Row]) -> str:
+    """A line of text on a probe; of several seeds their means."""
+
+    def mean(values: Iterable[float | None]) -> float:
+        known = [math.nan if value is None else value for value in values]
+        return sum(known) / len(known)
+
+    accuracy = mean(row["test_accuracy"] for row in training)
+    text = f"epoch {training[0]['epoch']:3d}: test accuracy {accuracy:.2%}"
     for variable in dict.fromkeys(row["variable"] for row in rows):
         own = [row for row in rows if row["variable"] == variable]
-        values = [
-            f"{row['layer']} "
-            + ("nan" if row["mi_nats"] is None else f"{row['mi_nats']:.2f}")
-            + ("" if row["reference_nats"] is None else f" of {row['reference_nats']:.2f}")
-            for row in own
-        ]
+        values = []
+        for layer in dict.fromkeys(row["layer"] for row in own):
+            of_layer = [row for row in own if row["layer"] == layer]
+            values.append(f"{layer} {mean(row['mi_nats'] for row in of_layer):.2f}")
+            if of_layer[0]["reference_nats"] is not None:
+                values[-1] += f" of {mean(row['reference_nats'] for row in of_layer):.2f}"
         symbol = "T" if own[0]["noise_std"] else "L"
         text += f" | I({variable.upper()};{symbol}) {', '.join(values)}"
     steps = max(row["steps"] for row in rows)

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-__all__ = ["accuracy", "information_plane", "mi_over_epochs"]
+__all__ = ["accuracy", "architectures", "information_plane", "mi_over_epochs", "warm_start"]
 
 Rows = Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
@@ -51,12 +51,17 @@ _ACCURACY_KEYS = (
     "ceiling_nats",
 )
 _GROWTH_KEYS = ("what", "size", "value", "milliseconds", "fastest", "slowest", "mebibytes")
+_ARCHITECTURE_KEYS = ("data", "dims", "network", "error", "over_seeds", "over_architectures")
+_WARM_START_KEYS = (
+    *("carry", "epoch", "layer", "variable", "curve_steps", "curve", "reference_nats"),
+)
 _CONFIG_KEYS = ("dataset", "probe_size", "report_size", "seed", "class_entropy_nats", "notice")
 
 _DPI = 300
 _WIDTH = 4.6  # inches; wide enough for one column and a half
 _TINY, _SMALL, _NORMAL = 5.5, 7, 8  # points
 _MOST_LINES = 30  # in a column of problems
+_LINEAR_PERCENT = 3  # up to which errors and spreads are on a linear scale
 _INK, _GREY, _LIMIT = "0.15", "0.45", "#9c2a10"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _DASHES = ("-", (0, (7, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)))
@@ -187,6 +192,88 @@ def growth(rows: Rows, path: str | os.PathLike) -> None:
     _save(fig, Path(path))
 
 
+def warm_start(rows: Rows, path: str | os.PathLike, *, layer: str, variable: str) -> None:
+    """Draws how fits went with and without networks carried over, a curve for each epoch.
+
+    Left with, right without, as on the poster of Tokovenko, Rigter and Ilse. A curve is the mean
+    over the networks; those that have ended keep their last value.
+
+    Args:
+        rows: a row for each fit: `carry` ("chain" or "cold"; others are left out), `epoch`,
+            `layer`, `variable`, `curve` (values on the stopping samples, nats), `curve_steps`
+            between them, and `reference_nats`, the exact value or None.
+        path: as for `information_plane`.
+        layer: the layer to draw.
+        variable: "x" or "y".
+
+    Raises:
+        ValueError: `rows` is empty, a key is missing, or there is nothing of that layer.
+    """
+    _require_keys("rows", rows, _WARM_START_KEYS)
+    own = [row for row in rows if (row["layer"], row["variable"]) == (layer, variable)]
+    epochs = sorted({row["epoch"] for row in own if row["carry"] == "chain"})
+    if not epochs:
+        raise ValueError(f"no fit of I({variable.upper()};{layer}) is carried along a chain")
+    first = min(row["epoch"] for row in own)
+    norm = Normalize(first, max(epochs[-1], first + 1))
+    fig = Figure(figsize=(6.2, 3.0), layout="constrained")
+    panels = fig.subplots(1, 2, sharex=True, sharey=True)
+    for ax, carry, title in (
+        (panels[0], "chain", "Networks carried over"),
+        (panels[1], "cold", "Fresh networks"),
+    ):
+        # The first round of a chain is a cold one.
+        for epoch in (first, *epochs):
+            fits = [
+                row
+                for row in own
+                if row["epoch"] == epoch and row["carry"] == (carry if epoch > first else "cold")
+            ]
+            colour = _EPOCH_COLOURS(norm(epoch))
+            checks = max(len(row["curve"]) for row in fits)
+            curves = np.array(
+                [
+                    [_finite(value) for value in row["curve"]]
+                    + [_finite(row["curve"][-1])] * (checks - len(row["curve"]))
+                    for row in fits
+                ]
+            )
+            steps = np.arange(checks) * fits[0]["curve_steps"]
+            mean, _ = _over_seeds(curves, np.zeros_like(curves))
+            ax.plot(steps, mean, color=colour, linewidth=1.1)
+            exact, _ = _over_seeds(
+                np.array([[_finite(row["reference_nats"])] for row in fits]), np.zeros(1)
+            )
+            if np.isfinite(exact[0]):
+                ax.plot(
+                    1.02,
+                    exact[0],
+                    marker="<",
+                    markersize=4,
+                    color=colour,
+                    clip_on=False,
+                    transform=ax.get_yaxis_transform(),
+                    markerfacecolor="white",
+                )
+        ax.set_title(title, fontsize=_NORMAL)
+        ax.set_xlabel("MINE steps", fontsize=_NORMAL)
+        _style(ax)
+    kind = "T" if any(row["reference_nats"] is not None for row in own) else "L"
+    name = f"I({variable.upper()}; {kind}) of {layer}"
+    panels[0].set_ylabel(f"{name}, stopping samples (nats)", fontsize=_NORMAL)
+    if kind == "T":
+        mark = Line2D(
+            [], [], color=_GREY, marker="<", markerfacecolor="white", linestyle="", markersize=4
+        )
+        panels[1].legend([mark], ["exact value"], frameon=False, fontsize=_SMALL, loc="lower right")
+    bar = fig.colorbar(ScalarMappable(norm, _EPOCH_COLOURS), ax=panels, pad=0.02, aspect=30)
+    bar.set_ticks([first, *epochs])
+    bar.set_label("epoch of the network", fontsize=_NORMAL)
+    bar.ax.tick_params(labelsize=_SMALL)
+    bar.outline.set_visible(False)
+    _save(fig, Path(path))
+
+
 def _draw_proportional(ax: Axes) -> None:
     """A line of the slope that growth in proportion to the size has."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
@@ -195,6 +282,106 @@ def _draw_proportional(ax: Axes) -> None:
     ax.plot([left, right], ends, color="0.7", linestyle=":", zorder=0, label=label)
     ax.set_xlim(left, right)
     ax.set_ylim(low, high)
+
+
+def architectures(rows: Rows, path: str | os.PathLike) -> None:
+    """Draws error and spreads of networks on data of one and of two dimensions.
+
+    Args:
+        rows: a row for each data and network, in % of the truth: `data`, its `dims` (1 or 2),
+            `network`, the mean `error`, and the standard deviations `over_seeds` and
+            `over_architectures`. Data and networks are taken in order of first appearance, those
+            of one dimension above those of two. Values that are not finite are left out.
+        path: as for `information_plane`.
+
+    Raises:
+        ValueError: `rows` is empty or a key is missing.
+    """
+    _save(_architectures_figure(rows), Path(path))
+
+
+def _architectures_figure(rows: Rows) -> Figure:
+    """Builds the figure of `architectures`."""
+    if not len(rows):
+        raise ValueError("rows is empty: measure at least one network before drawing")
+    _require_keys("rows", rows, _ARCHITECTURE_KEYS)
+    dims = {row["data"]: row["dims"] for row in rows}
+    data = sorted(dims, key=lambda name: dims[name])
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    fig = Figure(figsize=(7.2, 1.3 + 0.36 * len(data)), dpi=_DPI, layout="constrained")
+    panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.4, 1, 1))
+    looks = {
+        network: {"color": _COLOURS[i % len(_COLOURS)], "marker": _look(i)[0]}
+        for i, network in enumerate(networks)
+    }
+    offsets = np.linspace(-0.3, 0.3, len(networks)) if len(networks) > 1 else [0.0]
+    for row in rows:
+        at = data.index(row["data"]) + offsets[networks.index(row["network"])]
+        look = looks[row["network"]]
+        error, seeds, others = (_finite(row[key]) for key in _ARCHITECTURE_KEYS[3:])
+        if math.isfinite(error):
+            bar = None if math.isnan(seeds) else seeds
+            panels[0].errorbar(
+                error, at, xerr=bar, **look, markersize=3.5, elinewidth=0.7, zorder=3
+            )
+        for ax, spread in zip(panels[1:], (seeds, others), strict=True):
+            if math.isfinite(spread):
+                ax.plot(
+                    [spread], [at], **look, markersize=3.5, linestyle="", clip_on=False, zorder=3
+                )
+    labels = (
+        "error (% of the truth)",
+        "standard deviation over\nseeds (% of the truth)",
+        "standard deviation over\narchitectures (% of the truth)",
+    )
+    for ax, label in zip(panels, labels, strict=True):
+        _style(ax)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(label, fontsize=_NORMAL)
+        for line in range(1, len(data)):
+            between = dims[data[line]] != dims[data[line - 1]]
+            ax.axhline(line - 0.5, color=_INK if between else "0.9", linewidth=0.6, zorder=0)
+        ax.set_xscale("symlog", linthresh=_LINEAR_PERCENT)
+    _ticks_in_percent(panels)
+    panels[0].axvline(0, color=_GREY, linewidth=0.8, zorder=1)
+    panels[0].set_ylim(len(data) - 0.5, -0.5)
+    ticks = panels[0].set_yticks(
+        range(len(data)), [f"{name}  {dims[name]}-D" for name in data], fontsize=_SMALL
+    )
+    for tick in ticks:
+        tick.label1.set_parse_math(False)
+    handles = [Line2D([], [], markersize=4.5, linestyle="", **look) for look in looks.values()]
+    legend = fig.legend(
+        handles,
+        networks,
+        loc="outside upper center",
+        ncols=3,
+        columnspacing=1.4,
+        fontsize=_SMALL,
+        frameon=False,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    caption = (
+        "Above the line vectors, below it images and feature maps. Bars at the left: ± 1 standard "
+        f"deviation over seeds. Axes are linear up to {_LINEAR_PERCENT} % and logarithmic beyond."
+    )
+    fig.supxlabel(textwrap.fill(caption, 125), x=0.02, ha="left", fontsize=_SMALL, color=_INK)
+    return fig
+
+
+def _ticks_in_percent(panels: Sequence[Axes]) -> None:
+    """Sets limits and round ticks of a panel of errors and of two panels of spreads."""
+    for ax in panels:
+        low, high = ax.get_xlim()
+        low, high = (min(low, -1.0), max(high, 1.0)) if ax is panels[0] else (0, max(high, 1.0))
+        ticks = [0.0]
+        for size in (1, 3, 10, 30, 100, 300, 1000):
+            ticks += [at for at in (-size, size) if low <= at <= high]
+        ax.set_xlim(low, high)
+        ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+        ax.xaxis.set_minor_locator(FixedLocator([]))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
 
 
 class _Table(NamedTuple):

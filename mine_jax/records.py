@@ -33,10 +33,14 @@ class RunFolder:
     checkpoints orbax lets each write its part.
     """
 
-    def __init__(self, path: str | os.PathLike, writes: bool = True) -> None:
-        """Name the folder at `path`, and say whether this process `writes` rows into it."""
+    def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
+        """Name the folder at `path`, and say whether this process `writes` rows into it.
+
+        `keep` is how many checkpoints stay, the last ones; None for all.
+        """
         self.path = Path(path).absolute()
         self._writes = writes
+        self._keep = keep
 
     def check(self, *, resume: bool) -> bool:
         """Whether the folder holds a run; an error if it does and that is not to be resumed.
@@ -132,6 +136,13 @@ class RunFolder:
         with self._checkpoints() as manager:
             return manager.latest_step()
 
+    def epochs(self) -> list[int]:
+        """The epochs of all complete checkpoints that are there, ascending."""
+        if not self._has(CHECKPOINTS):
+            return []
+        with self._checkpoints() as manager:
+            return sorted(manager.all_steps())
+
     def restore(self, epoch: int, like: Any) -> Any:
         """Read a checkpoint into a pytree of the shapes and types of `like`."""
         with self._checkpoints() as manager:
@@ -141,7 +152,7 @@ class RunFolder:
         return (self.path / name).exists()
 
     def _checkpoints(self) -> Any:
-        options = _orbax().CheckpointManagerOptions(max_to_keep=2, create=True)
+        options = _orbax().CheckpointManagerOptions(max_to_keep=self._keep, create=True)
         return _orbax().CheckpointManager(self.path / CHECKPOINTS, options=options)
 
     def _check_same(self, settings: Row, may_differ: set[str]) -> None:

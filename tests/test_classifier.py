@@ -1,6 +1,7 @@
 """The classifier: an epoch against plain SGD, blocks against the whole, one compilation."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +157,27 @@ def test_progress_is_reported_between_chunks(monkeypatch):
     monkeypatch.setattr(classifier, "_STEPS_BETWEEN_REPORTS", 7)
     silent, _ = classifier.train_epoch(*arguments)
     jax.tree.map(np.testing.assert_array_equal, silent, end)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_several_train_together_as_each_does_alone(monkeypatch, stacked):
+    monkeypatch.setattr(classifier, "_pays_to_stack", lambda: stacked)
+    monkeypatch.setattr(classifier, "_STEPS_BETWEEN_REPORTS", 50)
+    config = classifier.ClassifierConfig(batch_size=2, learning_rate=0.01)
+    keys = list(jax.random.split(jax.random.key(3), 3))
+    states = [classifier.init(key, Small(), config, SHAPE) for key in keys]
+    calls = []
+    together = classifier.train_epochs(
+        states, keys, Small(), config, *problem(), lambda *call: calls.append(call)
+    )
+    assert len(together) == 3
+    for state, key, (end, info) in zip(states, keys, together, strict=True):
+        alone, told = classifier.train_epoch(state, key, Small(), config, *problem())
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), end, alone)
+        assert info.train_loss == pytest.approx(told.train_loss, rel=1e-5)
+    assert len({info.train_loss for _, info in together}) == 3
+    assert calls[-1][:2] == (375, 375)
+    assert [done for done, *_ in calls] == sorted(done for done, *_ in calls)
 
 
 def test_nothing_compiles_twice():

@@ -502,6 +502,12 @@ def test_the_moments_of_an_image_are_those_of_its_shape():
     long = (along**2 - across**2) / (along**2 + across**2)
     np.testing.assert_allclose(found[:, 6], long * np.cos(2 * angle), atol=0.03)
     np.testing.assert_allclose(found[:, 7], long * np.sin(2 * angle), atol=0.03)
+    # From either axis; a shape that is as wide as long has none.
+    is_long = np.abs(long) > 0.1
+    for column, start in ((8, 0.0), (9, np.pi / 2)):
+        apart = (found[:, column] - angle + start + np.pi / 2) % np.pi - np.pi / 2
+        np.testing.assert_allclose(apart[is_long], 0, atol=0.1)
+        assert (np.abs(found[:, column]) <= np.pi / 2).all()
     light = np.log(np.pi * along * across)
     np.testing.assert_allclose(found[:, 1], light, atol=0.05)
     np.testing.assert_allclose(found[:, 0], 2 * np.pi * along * across / 400, rtol=0.05)
@@ -524,14 +530,14 @@ def test_what_is_the_same_in_all_images_says_nothing():
     for dtype in (np.float32, np.float64):
         images = np.exp(-off / 3.4).astype(dtype)[..., None]
         prepared = np.asarray(estimator.prepare(images))
-        varies = prepared[:, :8].std(axis=0) > 1e-3
-        np.testing.assert_array_equal(varies, [False, False, True, True, *[False] * 4])
+        varies = prepared[:, :10].std(axis=0) > 1e-3
+        np.testing.assert_array_equal(varies, [False, False, True, True, *[False] * 6])
 
 
 def test_images_are_their_moments_and_principal_components():
     images, centre, *_ = shapes()
     prepared = np.asarray(estimator.prepare(images))
-    assert prepared.shape == (400, 8 + estimator.COMPONENTS)
+    assert prepared.shape == (400, 10 + estimator.COMPONENTS)
     ranks = [np.argsort(column) for column in (prepared[:, 2], centre[:, 0])]
     assert np.mean(np.abs(np.argsort(ranks[0]) - np.argsort(ranks[1]))) < 3
     np.testing.assert_allclose(prepared[:, :6].std(0), 1, rtol=1e-3)

@@ -214,6 +214,30 @@ def test_another_run_in_the_folder_is_an_error_that_says_what_to_do(run):
         run("run", "--epochs=0", "--resume", "--hidden=8")
 
 
+def test_several_seeds_are_networks_of_their_own(run):
+    folder = run("several", "--epochs=1", "--seed=3", "--num_seeds=2")
+    training, found = rows(folder, "training.jsonl"), rows(folder)
+    assert [(row["epoch"], row["seed"]) for row in training] == [(0, 3), (0, 4), (1, 3), (1, 4)]
+    keys = [(row["epoch"], row["seed"], row["variable"], row["layer"]) for row in found]
+    names = ("relu3", "softmax")
+    assert keys == [(e, s, v, n) for e in (0, 1) for s in (3, 4) for v in "xy" for n in names]
+    assert len({row["mi_nats"] for row in found if row["variable"] == "x"}) > 4
+    # Each is the network of a run of its own, whatever it is trained beside.
+    for seed in (3, 4):
+        alone = rows(run(f"alone{seed}", "--epochs=1", f"--seed={seed}"), "training.jsonl")
+        for row, other in zip([r for r in training if r["seed"] == seed], alone, strict=True):
+            assert row["test_accuracy"] == other["test_accuracy"]
+            assert row["train_loss"] == other["train_loss"]
+    assert {path.name for path in folder.iterdir()} == FILES
+    findings = json.loads((folder / "findings.json").read_text())
+    assert {test["seed"] for test in findings["inequality"]} == {3, 4}
+
+    # Interrupted after the first probe and resumed: the same records.
+    again = run("resumed", "--epochs=0", "--seed=3", "--num_seeds=2")
+    run("resumed", "--epochs=1", "--seed=3", "--num_seeds=2", "--resume")
+    assert without_times(again) == without_times(folder)
+
+
 def test_cold_start_fits_afresh(run):
     folder = run("cold", "--epochs=1", "--nowarm_start", "--learning_rate=1e-9")
     assert not any(row["warm_start"] for row in rows(folder))
