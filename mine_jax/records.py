@@ -6,10 +6,14 @@ that the files read as if nothing had happened.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 CONFIG, TRAINING, RECORDS, FINDINGS = (
     "config.json",
@@ -126,7 +130,7 @@ class RunFolder:
     def save(self, epoch: int, state: Any) -> None:
         """Write a checkpoint of a pytree of arrays; it is complete when this returns."""
         with self._checkpoints() as manager:
-            manager.save(epoch, args=_orbax().args.StandardSave(state))
+            manager.save(epoch, args=_orbax().args.StandardSave(_without_empty(state)))
             manager.wait_until_finished()
 
     def last_epoch(self) -> int | None:
@@ -146,7 +150,13 @@ class RunFolder:
     def restore(self, epoch: int, like: Any) -> Any:
         """Read a checkpoint into a pytree of the shapes and types of `like`."""
         with self._checkpoints() as manager:
-            return manager.restore(epoch, args=_orbax().args.StandardRestore(like))
+            args = _orbax().args.StandardRestore(_without_empty(like))
+            found = manager.restore(epoch, args=args)
+        return jax.tree.map(
+            lambda leaf, wanted: leaf if _size(wanted) else np.zeros(wanted.shape, wanted.dtype),
+            found,
+            like,
+        )
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -174,6 +184,15 @@ class RunFolder:
                 f"{self.path} holds another run: {'; '.join(changed)}. Resume with the settings of "
                 "that run, or choose another --out_dir"
             )
+
+
+def _size(leaf: Any) -> int:
+    return math.prod(getattr(leaf, "shape", ()))
+
+
+def _without_empty(tree: Any) -> Any:
+    """The tree with a number in the place of each empty array, which orbax refuses to save."""
+    return jax.tree.map(lambda leaf: leaf if _size(leaf) else np.zeros(1, np.float32), tree)
 
 
 def _orbax() -> Any:

@@ -181,11 +181,11 @@ def test_the_plan():
     shaped = {name for job in jobs if job.network.shaped for name in job.data}
     assert shaped == {
         f"{name} {form}"
-        for name in (*architectures.SHAPES, "conv1", "conv2")
+        for name in (*architectures.SHAPES, "conv2")
         for form in ("as is", "shuffled")
     }
     flat = {name for job in jobs if not job.network.shaped for name in job.data}
-    assert {"vector", "wide vector", "relu3", "conv1 flattened", "bar flattened"} <= flat
+    assert {"vector", "wide vector", "relu3", "conv2 flattened", "bar flattened"} <= flat
     varied = {job.nats for job in jobs if job.architecture != grid.base}
     assert varied == {grid.middle, 3.0}
     only = architectures.plan(grid, ["layers"], 1, 3.0)

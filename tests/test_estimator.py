@@ -747,3 +747,20 @@ def test_bad_input_is_named(x, z, options, message):
 def test_an_unknown_scale_is_named():
     with pytest.raises(ValueError, match=r"scale must be one of .*got 'log'"):
         estimator.prepare(np.ones(5), scale="log")
+
+
+def test_a_first_call_compiles_each_program_once(compilations):
+    """More folds are more networks of the same shapes: no more programs."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(240, 3)).astype(np.float32)
+    z = x[:, :2] + rng.normal(size=(240, 2)).astype(np.float32)
+
+    def programs(hidden: int, folds: int) -> int:
+        # A width of its own, so that nothing has compiled it before.
+        config = mine.MineConfig(hidden=hidden, folds=folds, batch_size=32, max_steps=50)
+        with compilations() as seen:
+            estimator.lower_bound(x, z, config=config)
+        return len(seen)
+
+    programs(6, 4)  # what does not depend on the width
+    assert programs(7, 4) == programs(8, 6) > 0

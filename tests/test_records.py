@@ -72,11 +72,12 @@ def test_rows_that_json_cannot_hold_are_refused(tmp_path):
 def test_checkpoints_return_what_was_saved_and_keep_the_last(tmp_path):
     folder = folder_with(tmp_path)
     assert folder.last_epoch() is None
-    like = {"c": ClassifierState({"w": jnp.zeros(3)}, (jnp.zeros(2), ()), jnp.int32(0))}
+    none = jnp.zeros((2, 0))  # as the closed form of a network that has none
+    like = {"c": ClassifierState({"w": jnp.zeros(3)}, (jnp.zeros(2), none), jnp.int32(0))}
     for epoch in (0, 4, 8):
         state = {
             "c": ClassifierState(
-                {"w": jnp.arange(3.0) + epoch}, (jnp.ones(2) * epoch, ()), jnp.int32(epoch)
+                {"w": jnp.arange(3.0) + epoch}, (jnp.ones(2) * epoch, none), jnp.int32(epoch)
             )
         }
         folder.save(epoch, state)
@@ -86,3 +87,9 @@ def test_checkpoints_return_what_was_saved_and_keep_the_last(tmp_path):
     np.testing.assert_array_equal(restored["c"].params["w"], [8.0, 9.0, 10.0])
     np.testing.assert_array_equal(restored["c"].opt_state[0], [8.0, 8.0])
     assert restored["c"].epoch == 8
+    assert restored["c"].opt_state[1].shape == (2, 0)
+    assert folder.epochs() == [4, 8]
+    everything = records.RunFolder(tmp_path / "all", keep=None)
+    for epoch in (0, 4, 8):
+        everything.save(epoch, like)
+    assert everything.epochs() == [0, 4, 8]
