@@ -83,6 +83,9 @@ flags.DEFINE_enum(
     "published: MINE as published (flat networks, Donsker–Varadhan on one shuffle of the batch), "
     "on samples prepared as usual. default: the library's statistics networks.",
 )
+flags.DEFINE_bool(
+    "turn", True, "Turn a wide layer's principal components to the images', as the main job does."
+)
 flags.DEFINE_integer("hidden", None, "Width of the statistics networks. Default: the library's.")
 flags.DEFINE_integer("max_steps", 1000, "Cap on the steps of a fit.")
 flags.DEFINE_integer("check_every", 25, "Steps between two values on the stopping samples.")
@@ -265,6 +268,7 @@ def observe(plan: Plan, params: Sequence[Any], model: Any, data: Any, epoch: int
     variables = {"y": estimator.prepare(labels, "labels")}
     if not plan.plane.noise_std:
         variables = {"x": estimator.prepare(images, "images")} | variables
+    towards = information_plane.turned_to(images, plan.plane) if FLAGS.turn else None
     layers, names, references = {}, {}, {}
     for k, own in enumerate(params):
         activations = classifier.probe(own, model, images, plan.layers)
@@ -278,14 +282,14 @@ def observe(plan: Plan, params: Sequence[Any], model: Any, data: Any, epoch: int
                 for number in (epoch, i):
                     key = jax.random.fold_in(key, number)
                 config = dataclasses.replace(plan.plane, noise_std=level)
-                made = information_plane.observe(key, values, labels, config, layer)
+                made = information_plane.observe(key, values, labels, config, layer, towards)
                 exact = made.reference
                 known = {
                     "x": (exact.x_nats, exact.x_stderr),
                     "y": (exact.y_nats, exact.y_stderr),
                 }
             else:
-                made = estimator.prepare(values, layer)
+                made = estimator.prepare(values, layer, towards=towards)
             references |= {(layer, v, k): known[v] for v in "xy"}
             for s in range(FLAGS.statistics_seeds):
                 name = f"{layer} of network {k}, {s}"

@@ -882,7 +882,12 @@ def split(key: Array, n: int, config: MineConfig) -> Splits:
 
 
 def prepare(
-    values: ArrayLike, name: str = "x", scale: str = "auto", *, keep_shape: bool = False
+    values: ArrayLike,
+    name: str = "x",
+    scale: str = "auto",
+    *,
+    keep_shape: bool = False,
+    towards: ArrayLike | None = None,
 ) -> Array:
     """Samples as a statistics network takes them.
 
@@ -909,6 +914,7 @@ def prepare(
         "common" (one number for all columns) instead of what "auto" chooses. Principal components
         are taken with "auto" and "both".
       keep_shape: leave (n, h, w, c) as it is and take no principal components.
+      towards: (n, k), what principal components are turned to, see `turn`.
 
     Returns:
       (n, features) or (n, h, w, c), float32; labels one-hot, (n, classes), uint8.
@@ -940,6 +946,8 @@ def prepare(
             return jax.device_put(prepared.reshape(values.shape) if image else prepared)
         # No name for what is hundreds of megabytes and needed once; `jnp.asarray` would copy it.
         components = _principal_components(jax.device_put(_common(columns, name)))
+        if towards is not None:
+            components = components @ turn(components, towards)
         images = _as_images(columns.reshape(values.shape))
         if images is None:
             return components
@@ -1067,6 +1075,41 @@ def principal_axes(columns: Array, count: int) -> Array:
     inside = columns @ basis
     _, axes = jnp.linalg.eigh(inside.T @ inside)
     return basis @ axes[:, ::-1][:, :count]
+
+
+def components(values: ArrayLike, count: int, name: str = "x") -> Array | None:
+    """The first principal components of (n, …), (n, count); None if there are not as many."""
+    columns = prepare(np.asarray(values).reshape(len(values), -1), name, scale="common")
+    if min(columns.shape) < count:
+        return None
+    return columns @ principal_axes(columns, count)
+
+
+def turn(columns: ArrayLike, towards: ArrayLike) -> Array:
+    """The rotation that brings columns closest to others of the same samples.
+
+    Orthogonal Procrustes (Schönemann 1966). Principal components of a layer at another time may
+    have other signs and another order, and a statistics network of the earlier ones would then
+    know nothing of the later; turned towards something fixed, they stay alike. What they tell
+    stays as it is.
+
+    Args:
+      columns: (n, k).
+      towards: (n, k); with another number of columns there is no turning.
+
+    Returns:
+      An orthogonal matrix, (k, k), to multiply the columns by from the right.
+    """
+    columns, towards = jnp.asarray(columns), jnp.asarray(towards)
+    if columns.shape != towards.shape:
+        return jnp.eye(columns.shape[1], dtype=columns.dtype)
+    return _turn(columns, towards)
+
+
+@jit(seldom=True)
+def _turn(columns: Array, towards: Array) -> Array:
+    u, _, v = jnp.linalg.svd(columns.T @ towards, full_matrices=False)
+    return u @ v
 
 
 @jit(seldom=True)

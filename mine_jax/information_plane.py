@@ -189,6 +189,7 @@ def run(
     variables = {"y": estimator.prepare(probed_labels, "labels")}
     if not config.noise_std:
         variables = {"x": estimator.prepare(probed, "images")} | variables
+    towards = turned_to(probed, config)
     networks: Mapping[str, MineState] | None = None
     all_records: list[Row] = []
     training: list[Row] = []
@@ -225,7 +226,9 @@ def run(
         with _timed(seconds, "probing"):
             for seed, own, state in zip(config.seeds, keys, states, strict=True):
                 key = jax.random.fold_in(own["noise"], epoch)
-                layers[seed] = read_layers(key, state, model, probed, probed_labels, config)
+                layers[seed] = read_layers(
+                    key, state, model, probed, probed_labels, config, towards
+                )
         with _timed(seconds, "fitting"):
             new, networks = measure_all(
                 variables,
@@ -253,6 +256,7 @@ def read_layers(
     images: ArrayLike,
     labels: ArrayLike,
     config: PlaneConfig,
+    towards: ArrayLike | None = None,
 ) -> dict[str, Array | Observed]:
     """The layers of a network as statistics networks take them.
 
@@ -263,6 +267,7 @@ def read_layers(
       images: (n, …), those that are probed.
       labels: (n,), their classes.
       config: `layers`, and the noise.
+      towards: what principal components are turned to (`turned_to`).
 
     Returns:
       By the name of the layer: (n, features), as `estimator.prepare` leaves it; with noise what
@@ -276,10 +281,27 @@ def read_layers(
     for i, name in enumerate(config.layers):
         layer = activations.pop(name)
         if config.noise_std:
-            layers[name] = observe(jax.random.fold_in(key, i), layer, labels, config, name)
+            own = jax.random.fold_in(key, i)
+            layers[name] = observe(own, layer, labels, config, name, towards)
         else:
-            layers[name] = estimator.prepare(layer, name)
+            layers[name] = estimator.prepare(layer, name, towards=towards)
     return layers
+
+
+def turned_to(images: ArrayLike, config: PlaneConfig) -> Array | None:
+    """What the principal components of wide layers are turned to, so that networks can be carried.
+
+    That is the images' own components, which stay as they are while the layers change.
+
+    Args:
+      images: (n, …), those that are probed.
+      config: whether there is noise, with which more components are kept.
+
+    Returns:
+      (n, components), or None if the images have fewer columns.
+    """
+    count = estimator.WIDE if config.noise_std else estimator.COMPONENTS
+    return estimator.components(images, count, "images")
 
 
 def _keys(seed: int) -> dict[str, Array]:
@@ -294,7 +316,12 @@ def probe_rows(config: PlaneConfig, n: int) -> np.ndarray:
 
 
 def observe(
-    key: Array, activations: ArrayLike, labels: ArrayLike, config: PlaneConfig, name: str = "layer"
+    key: Array,
+    activations: ArrayLike,
+    labels: ArrayLike,
+    config: PlaneConfig,
+    name: str = "layer",
+    towards: ArrayLike | None = None,
 ) -> Observed:
     """Add measurement noise to a layer, and compute what that leaves to know.
 
@@ -304,6 +331,7 @@ def observe(
       labels: (n,), the classes.
       config: `noise_std` (above 0) and `noise`.
       name: what to call the layer in an error.
+      towards: (n, k), what principal components are turned to (`turned_to`).
 
     Returns:
       The layer with and without noise, and the exact values.
@@ -327,6 +355,8 @@ def observe(
     if clean.shape[1] > estimator.WIDE:
         # All on the clean layer's axes: the noise stays the same in all directions.
         axes = estimator.principal_axes(clean, estimator.WIDE)
+        if towards is not None:
+            axes = axes @ estimator.turn(clean @ axes, towards)
         clean, quiet, noise = (values @ axes for values in (clean, quiet, noise))
     quiet, noise = jax.numpy.asarray(quiet), jax.numpy.asarray(noise)
     return Observed(clean, quiet + noise, quiet, noise_std / unit, noise_std, reference)

@@ -762,5 +762,39 @@ def test_a_first_call_compiles_each_program_once(compilations):
             estimator.lower_bound(x, z, config=config)
         return len(seen)
 
-    programs(6, 4)  # what does not depend on the width
+    programs(6, 4), programs(6, 6)  # what does not depend on the width
     assert programs(7, 4) == programs(8, 6) > 0
+
+
+def test_components_are_turned_to_what_stays_as_it_is():
+    rng = np.random.default_rng(0)
+    fixed = rng.normal(size=(300, 6)).astype(np.float32) * np.linspace(3, 1, 6, dtype=np.float32)
+    rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    columns = (fixed @ rotation).astype(np.float32)
+    found = np.asarray(estimator.turn(columns, fixed))
+    np.testing.assert_allclose(found, rotation.T, atol=1e-4)
+    # Also where they are only alike: orthogonal, and as near as any rotation comes.
+    noisy = columns + rng.normal(size=columns.shape).astype(np.float32)
+    near = np.asarray(estimator.turn(noisy, fixed))
+    np.testing.assert_allclose(near @ near.T, np.eye(6), atol=1e-5)
+    apart = np.linalg.norm(noisy @ near - fixed)
+    for _ in range(20):
+        other, _ = np.linalg.qr(near + 0.1 * rng.normal(size=(6, 6)))
+        assert np.linalg.norm(noisy @ other - fixed) > apart
+    np.testing.assert_array_equal(estimator.turn(columns, fixed[:, :4]), np.eye(6))
+
+
+def test_turned_layers_look_alike_whatever_their_signs_are():
+    rng = np.random.default_rng(1)
+    scales = np.concatenate([np.geomspace(5, 1, 20), np.full(180, 0.02)]).astype(np.float32)
+    hidden = rng.normal(size=(400, 200)).astype(np.float32) * scales
+    towards = estimator.components(hidden, estimator.COMPONENTS)
+    assert estimator.components(hidden[:, :5], estimator.COMPONENTS) is None
+    # The same layer in other units of its own: components in another order, with other signs.
+    rotation, _ = np.linalg.qr(rng.normal(size=(200, 200)))
+    layers = hidden, (hidden @ rotation).astype(np.float32)
+    one, other = (np.asarray(estimator.prepare(layer, towards=towards)) for layer in layers)
+    np.testing.assert_allclose(one, other, atol=0.02)
+    plain = [np.asarray(estimator.prepare(layer)) for layer in layers]
+    for turned, left in zip((one, other), plain, strict=True):
+        np.testing.assert_allclose(turned @ turned.T, left @ left.T, atol=0.05)
