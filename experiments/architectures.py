@@ -740,7 +740,7 @@ def report(rows: Sequence[Row], grid: Grid) -> str:
         parts.append(
             "Exact nats of the layers with noise: "
             + ", ".join(f"{name} {value}" for name, value in truths.items())
-            + ". Convolutional networks have no Gaussian part there."
+            + ". Convolutional networks have no Gaussian part."
         )
     if any(row["part"] == "synthetic" for row in rows):
         sizes = " / ".join(f"{size:g}" for size in grid.sizes)

@@ -42,6 +42,9 @@ _LONG = 0.05  # ellipticity from which on a shape has a direction
 _LEAST_SPREAD = 1e-3  # of a direction beside the mean column: below is what training hardly saw
 # What parts of fits needed before, so that those that follow need not wait for one another.
 _COMPILED: set[tuple] = set()
+# Of those together. Linux lets a process have 65,530 pieces of memory, and the code of some fifty
+# of them filled that, upon which LLVM crashes.
+_MOST_COMPILED = 32
 _LEAST_GAP = 1e-8  # of 1 − ρ²: what float32 samples can tell
 
 
@@ -433,6 +436,9 @@ def _in_threads(one: Callable[[int], tuple], codes: list[tuple]) -> list[tuple]:
       one: what to call.
       codes: what decides about the compiled code of each.
     """
+    if len(_COMPILED | set(codes)) > _MOST_COMPILED:
+        jax.clear_caches()  # what is needed again is compiled, or read, again
+        _COMPILED.clear()
     first = [codes.index(needs) for needs in dict.fromkeys(codes) if needs not in _COMPILED]
     rest = [i for i in range(len(codes)) if i not in first]
     results = {}

@@ -798,3 +798,23 @@ def test_turned_layers_look_alike_whatever_their_signs_are():
     plain = [np.asarray(estimator.prepare(layer)) for layer in layers]
     for turned, left in zip((one, other), plain, strict=True):
         np.testing.assert_allclose(turned @ turned.T, left @ left.T, atol=0.05)
+
+
+def test_compiled_code_does_not_pile_up(monkeypatch, compilations):
+    monkeypatch.setattr(estimator, "_COMPILED", set())
+    monkeypatch.setattr(estimator, "_MOST_COMPILED", 2)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2)).astype(np.float32)
+
+    def programs(hidden):
+        config = mine.MineConfig(hidden=hidden, folds=2, batch_size=16, max_steps=50)
+        with compilations() as seen:
+            estimator.lower_bound(x, x + 1, config=config)
+        return len(seen)
+
+    assert programs(9) > 0
+    assert programs(10) > 0
+    assert programs(9) == 0  # still there
+    programs(11)
+    assert len(estimator._COMPILED) == 1
+    assert programs(9) > 0
