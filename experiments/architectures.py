@@ -11,7 +11,8 @@ several widths and depths (architectures). Consistent is what spreads little ove
   images of rectangles and bars, flattened or with their pixels shuffled. Dimension, shape and size
   of the information can so be told apart.
 * layers: LeNet-5's conv2 and relu3, trained for a few epochs, each with Gaussian noise that
-  leaves about the same exact information in all of them.
+  leaves about the same exact information in all of them: as samples like any others, and as the
+  main job observes them ("observed").
 
 Rows go to rows.jsonl in --out_dir as soon as they are known; tables (architectures.md, also
 printed) and a figure (architectures.png) follow. Everything is in nats, or in % of the truth.
@@ -47,6 +48,7 @@ SIDE = 28
 SHAPES = ("rectangle", "bar")
 LAYERS = ("conv2", "relu3")
 FORMS = ("as is", "flattened", "shuffled")
+OBSERVED = "observed"  # a layer as the main job observes it
 MANY_COLUMNS = 500  # beyond which a Gaussian part in closed form takes longer than training
 REFERENCE_ROWS = 2000  # inputs that an exact value is averaged over
 SEARCH_ROWS = 200
@@ -110,6 +112,8 @@ class Sample(NamedTuple):
       z: likewise.
       truth_nats: the mutual information.
       truth_stderr: its standard error.
+      level: standard deviation of noise in x that is fresh in each batch; x and z are then
+        prepared, and hold two blocks of samples each (see `estimator.lower_bounds`).
     """
 
     dims: int
@@ -117,6 +121,7 @@ class Sample(NamedTuple):
     z: Array
     truth_nats: float
     truth_stderr: float
+    level: float = 0.0
 
 
 class Job(NamedTuple):
@@ -346,6 +351,22 @@ def noisy(layer: Layer, name: str, seed: int) -> dict[str, Sample]:
     return in_forms(name, layer.values, layer.values + noise, layer.nats, layer.stderr)
 
 
+def as_observed(layer: Layer, name: str, seed: int) -> dict[str, Sample]:
+    """The layer as the main job observes it: on its own axes, with noise fresh in each batch."""
+    import jax
+
+    from mine_jax import information_plane
+
+    config = information_plane.PlaneConfig(noise_std=layer.noise_std, noise="absolute")
+    key = jax.random.fold_in(jax.random.key(number_of(name) % 2**31), seed)
+    made = information_plane.observe(key, layer.values, None, config, name)
+    noisy_first = np.concatenate([made.noisy, made.quiet])
+    clean = np.concatenate([made.clean, made.clean])
+    dims = 2 if layer.values.ndim == 4 else 1
+    sample = Sample(dims, noisy_first, clean, layer.nats, layer.stderr, made.level)
+    return {f"{name} {OBSERVED}": sample}
+
+
 def noise_for(nats_of: Callable[[float], float], nats: float, scale: float) -> float:
     """σ that leaves about `nats`, by bisection of its logarithm.
 
@@ -436,10 +457,12 @@ def standardised(values: Array) -> Array:
     return np.asarray(centred / scale, np.float32)
 
 
-def inputs(values: Array, network: Network) -> Any:
-    """Samples (n, …) as a network of this family takes them."""
+def inputs(values: Array, network: Network, prepared: bool = False) -> Any:
+    """Samples (n, …) as a network of this family takes them; some are `prepared` already."""
     from mine_jax import estimator
 
+    if not network.raw and not network.shaped and prepared:
+        return values
     if not network.raw:
         return estimator.prepare(values, keep_shape=network.shaped)
     return standardised(values if network.shaped else values.reshape(len(values), -1))
@@ -485,7 +508,8 @@ def measure(
     prepared: dict[str, tuple[Any, Any]] = {}
     same: dict[str, str] = {}
     for name in dict.fromkeys(name for job in jobs for name in job.data):
-        both = tuple(inputs(side, network) for side in (samples[name].x, samples[name].z))
+        sample = samples[name]
+        both = tuple(inputs(side, network, sample.level > 0) for side in (sample.x, sample.z))
         alike = (other for other, made in prepared.items() if equal(made, both))
         same[name] = next(alike, name)
         if same[name] == name:
@@ -494,12 +518,13 @@ def measure(
         start = time.perf_counter()
         wanted = dict.fromkeys(same[name] for name in job.data)
         estimates = {}
-        by_config: dict[Any, list[str]] = {}
+        by_config: dict[tuple[Any, bool], list[str]] = {}
         for name in wanted:
             columns = math.prod(prepared[name][0].shape[1:])
             config = mine_config(network, job.architecture, columns, max_steps)
-            by_config.setdefault(config, []).append(name)
-        for config, names in by_config.items():
+            by_config.setdefault((config, samples[name].level > 0), []).append(name)
+        for (config, noisy_batches), names in by_config.items():
+            levels = {name: samples[name].level for name in names}
             x, z = ({name: prepared[name][side] for name in names} for side in (0, 1))
             found, _ = estimator.lower_bounds(
                 x,
@@ -507,6 +532,7 @@ def measure(
                 key=jax.random.key(job.seed),
                 config=config,
                 pairs=tuple((name, name) for name in names),
+                noise=(levels, {}) if noisy_batches else None,
                 on_progress=lambda done, total, text: tell(f"step {done:,}"),
             )
             estimates |= {name: estimate for (name, _), estimate in found.items()}
@@ -532,7 +558,7 @@ def row_of(job: Job, data: str, sample: Sample, estimate: Any, seconds: float) -
         "data": data,
         "dims": sample.dims,
         "columns": math.prod(sample.x.shape[1:]),
-        "n": len(sample.x),
+        "n": len(sample.x) // (2 if sample.level else 1),
         "nats_wanted": job.nats,
         "network": job.network.name,
         "hidden": job.architecture.hidden,
@@ -568,6 +594,7 @@ def plan(grid: Grid, parts: Sequence[str], seeds: int, layer_nats: float) -> lis
         for layer in grid.layers
         for name in ([f"{layer} {form}" for form in FORMS] if layer.startswith("conv") else [layer])
     ]
+    of_layers += [f"{layer} {OBSERVED}" for layer in grid.layers]
     sets = []
     if "synthetic" in parts:
         # The size that the first table is of goes first.
@@ -582,7 +609,7 @@ def plan(grid: Grid, parts: Sequence[str], seeds: int, layer_nats: float) -> lis
         others = part == "synthetic" and nats != grid.middle
         for seed in range(min(seeds, grid.few_seeds) if others else seeds):
             for network in grid.networks:
-                names = tuple(name for name in data if not network.shaped or is_shaped(name))
+                names = tuple(name for name in data if takes(network, name))
                 few = tuple(name for name in names if not name.startswith(grid.few_without))
                 first = few if others else names
                 jobs.append(Job(part, nats, seed, network, grid.base, first))
@@ -591,9 +618,11 @@ def plan(grid: Grid, parts: Sequence[str], seeds: int, layer_nats: float) -> lis
     return [job for job in jobs if job.data]
 
 
-def is_shaped(data: str) -> bool:
-    """Whether data of this name are images or feature maps."""
-    return data.endswith(("as is", "shuffled"))
+def takes(network: Network, data: str) -> bool:
+    """Whether data of this name are for this family: convolutions take images, and no others."""
+    if data.endswith(OBSERVED):
+        return not network.shaped and not network.raw
+    return not network.shaped or data.endswith(("as is", "shuffled"))
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -896,7 +925,7 @@ def measured(
                 observed_layers = layers(data, folder, FLAGS.epochs, FLAGS.n, nats, grid.layers)
             samples = {}
             for name, layer in observed_layers.items():
-                samples |= noisy(layer, name, seed)
+                samples |= noisy(layer, name, seed) | as_observed(layer, name, seed)
         for network in dict.fromkeys(job.network.name for job in own):
             of_network = [job for job in own if job.network.name == network]
             tell = partial(told, bar, network)

@@ -318,7 +318,7 @@ def probe_rows(config: PlaneConfig, n: int) -> np.ndarray:
 def observe(
     key: Array,
     activations: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | None,
     config: PlaneConfig,
     name: str = "layer",
     towards: ArrayLike | None = None,
@@ -328,7 +328,7 @@ def observe(
     Args:
       key: a PRNG key, another one for each layer and epoch.
       activations: (n, …), as the model gives them.
-      labels: (n,), the classes.
+      labels: (n,), the classes; None for I(X; T) alone.
       config: `noise_std` (above 0) and `noise`.
       name: what to call the layer in an error.
       towards: (n, k), what principal components are turned to (`turned_to`).

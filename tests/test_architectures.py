@@ -168,7 +168,7 @@ def test_what_networks_take():
     assert (config.network, config.bound, config.pairings) == ("flat", "donsker_varadhan", 1)
     assert (config.canonical, config.squares, config.average_decay) == (0, False, 0.0)
     assert (config.hidden, config.depth, config.cross_fit) == (8, 3, False)
-    assert architectures.mine_config(by_name["convolutional"], base, 784, 100).gaussian_start
+    assert architectures.mine_config(by_name["convolutional"], base, 400, 100).gaussian_start
     assert not architectures.mine_config(by_name["convolutional"], base, 1600, 100).canonical
 
 
@@ -186,6 +186,8 @@ def test_the_plan():
     }
     flat = {name for job in jobs if not job.network.shaped for name in job.data}
     assert {"vector", "wide vector", "relu3", "conv2 flattened", "bar flattened"} <= flat
+    observed = {job.network.name for job in jobs if any("observed" in name for name in job.data)}
+    assert observed == {"separable (default)", "flat"}
     varied = {job.nats for job in jobs if job.architecture != grid.base}
     assert varied == {grid.middle, 3.0}
     only = architectures.plan(grid, ["layers"], 1, 3.0)

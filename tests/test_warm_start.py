@@ -36,7 +36,7 @@ def row(carry="kept", curve=(1.0, 2.0, 3.0), epoch=4, source=0, **values):
         "seed": 0,
         "nats": curve[-1],
         "stderr": 0.01,
-        "stop_nats": max(curve),
+        "stop_nats": max(value for value in curve if value is not None),
         "reference_nats": 3.0,
         "reference_stderr": 0.01,
         "over_cold_nats": 0.0,
