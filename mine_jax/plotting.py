@@ -216,7 +216,7 @@ def warm_start(rows: Rows, path: str | os.PathLike, *, layer: str, variable: str
         raise ValueError(f"no fit of I({variable.upper()};{layer}) is carried along a chain")
     first = min(row["epoch"] for row in own)
     norm = Normalize(first, max(epochs[-1], first + 1))
-    fig = Figure(figsize=(6.2, 3.0), layout="constrained")
+    fig = Figure(figsize=(6.2, 3.0), dpi=_DPI, layout="constrained")
     panels = fig.subplots(1, 2, sharex=True, sharey=True)
     for ax, carry, title in (
         (panels[0], "chain", "Networks carried over"),
