@@ -41,7 +41,7 @@ MAY_DIFFER = ("platform", "compilation_cache", "num_devices", "data_dir", "datas
 QUICK: Mapping[str, Any] = {
     "networks": 1,
     "statistics_seeds": 1,
-    "layers": ["relu3", "softmax"],
+    "layers": ["logits", "softmax"],  # of one shape: nearly all the time is compilation
     "targets": ["1"],
     "distances": ["1"],
     "chain": ["0", "1"],
@@ -184,6 +184,10 @@ def plan() -> Plan:
     for name in ("networks", "statistics_seeds", "max_steps", "check_every"):
         if FLAGS[name].value < 1:
             problems.append(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    if len(chain) < 2:
+        problems.append(f"--chain must be at least two epochs, got {FLAGS.chain}")
+    if "unrelated" in FLAGS.carries and len(FLAGS.layers) < 2:
+        problems.append("--carries=unrelated needs at least two --layers")
     if not 0 <= FLAGS.noise < math.inf:
         problems.append(f"--noise must be at least 0 and finite, got {FLAGS.noise}")
     if unknown := [name for name in FLAGS.carries if name not in CARRIES]:
@@ -476,7 +480,7 @@ class Compared(NamedTuple):
     Attributes:
       row: the carried fit's row.
       cold: the cold one's.
-      to_cold: steps of either to `SHARE` of the cold fit's value on the stopping samples.
+      to_cold: steps of either to `SHARE` of the highest value of the cold fit's curve.
       to_exact: steps of either to within 1 − `SHARE` of the exact value there.
       falls: whether the exact value is lower than at the source; None if not known.
     """
@@ -508,7 +512,8 @@ def compare(rows: Sequence[Row]) -> list[Compared]:
             continue
         other = cold[_place(row)]
         ways = (row, other)
-        least = SHARE * other["stop_nats"] if other["stop_nats"] is not None else math.inf
+        known = [value for value in other["curve"] if value is not None]
+        least = SHARE * max(known, default=math.inf)
         to_exact: tuple[int | None, int | None] = (None, None)
         falls = None
         if (exact := row["reference_nats"]) is not None:
@@ -525,7 +530,10 @@ def _place(row: Row) -> tuple:
 
 
 def speed_ups(pairs: Sequence[Compared], what: str = "to_cold") -> list[float]:
-    """Cold steps over carried steps; one that was never reached counts with all its steps."""
+    """Cold steps over carried steps; one that was never reached counts with all its steps.
+
+    Both sides are rounded up to whole checks.
+    """
     found = []
     for pair in pairs:
         warm, cold = getattr(pair, what)
@@ -550,7 +558,7 @@ def difference(pairs: Sequence[Compared]) -> tuple[float, float]:
         by_network.setdefault(row["network"], []).append(row["over_cold_nats"])
     means = [statistics.fmean(values) for values in by_network.values()]
     between = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
-    own = statistics.fmean(row["over_cold_stderr"] for row in known) / math.sqrt(len(means))
+    own = statistics.fmean(row["over_cold_stderr"] for row in known)
     return statistics.fmean(row["over_cold_nats"] for row in known), max(between, own)
 
 
@@ -577,9 +585,9 @@ def _line(name: str, pairs: Sequence[Compared]) -> list[str]:
     ends = [pair.cold["steps"] / pair.row["steps"] for pair in pairs if pair.row["steps"]]
     seconds = [
         statistics.median(
-            [(p.to_cold[side] or way["steps"]) * way["seconds_a_step"] for p in pairs]
+            [(p.to_cold[side] or way["steps"]) * way["seconds_a_step"] for p, way in own]
         )
-        for side, way in ((0, pairs[0].row), (1, pairs[0].cold))
+        for side, own in enumerate(([(p, p.row) for p in pairs], [(p, p.cold) for p in pairs]))
     ]
     return [
         name,

@@ -436,16 +436,19 @@ def _in_threads(one: Callable[[int], tuple], codes: list[tuple]) -> list[tuple]:
       one: what to call.
       codes: what decides about the compiled code of each.
     """
-    if len(_COMPILED | set(codes)) > _MOST_COMPILED:
-        jax.clear_caches()  # what is needed again is compiled, or read, again
-        _COMPILED.clear()
-    first = [codes.index(needs) for needs in dict.fromkeys(codes) if needs not in _COMPILED]
-    rest = [i for i in range(len(codes)) if i not in first]
+    kinds = list(dict.fromkeys(codes))
     results = {}
-    with ThreadPoolExecutor(_cores()) as pool:
-        for batch in (first, rest):
-            results |= zip(batch, pool.map(one, batch), strict=True)
-            _COMPILED.update(codes[i] for i in batch)
+    for start in range(0, len(kinds), _MOST_COMPILED):
+        some = kinds[start : start + _MOST_COMPILED]
+        if len(_COMPILED | set(some)) > _MOST_COMPILED:
+            jax.clear_caches()  # what is needed again, by whomever, is compiled or read again
+            _COMPILED.clear()
+        first = [codes.index(needs) for needs in some if needs not in _COMPILED]
+        rest = [i for i, needs in enumerate(codes) if needs in some and i not in first]
+        with ThreadPoolExecutor(_cores()) as pool:
+            for batch in (first, rest):
+                results |= zip(batch, pool.map(one, batch), strict=True)
+                _COMPILED.update(codes[i] for i in batch)
     return [results[i] for i in range(len(codes))]
 
 

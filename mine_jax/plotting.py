@@ -53,7 +53,8 @@ _ACCURACY_KEYS = (
 _GROWTH_KEYS = ("what", "size", "value", "milliseconds", "fastest", "slowest", "mebibytes")
 _ARCHITECTURE_KEYS = ("data", "dims", "network", "error", "over_seeds", "over_architectures")
 _WARM_START_KEYS = (
-    *("carry", "epoch", "layer", "variable", "curve_steps", "curve", "reference_nats"),
+    *("carry", "epoch", "source", "layer", "variable", "curve_steps", "curve"),
+    "reference_nats",
 )
 _CONFIG_KEYS = ("dataset", "probe_size", "report_size", "seed", "class_entropy_nats", "notice")
 
@@ -200,8 +201,9 @@ def warm_start(rows: Rows, path: str | os.PathLike, *, layer: str, variable: str
 
     Args:
         rows: a row for each fit: `carry` ("chain" or "cold"; others are left out), `epoch`,
-            `layer`, `variable`, `curve` (values on the stopping samples, nats), `curve_steps`
-            between them, and `reference_nats`, the exact value or None.
+            `source` (that a carried one comes from), `layer`, `variable`, `curve` (values on the
+            stopping samples, nats), `curve_steps` between them, and `reference_nats`, the exact
+            value or None.
         path: as for `information_plane`.
         layer: the layer to draw.
         variable: "x" or "y".
@@ -214,7 +216,7 @@ def warm_start(rows: Rows, path: str | os.PathLike, *, layer: str, variable: str
     epochs = sorted({row["epoch"] for row in own if row["carry"] == "chain"})
     if not epochs:
         raise ValueError(f"no fit of I({variable.upper()};{layer}) is carried along a chain")
-    first = min(row["epoch"] for row in own)
+    first = min(row["source"] for row in own if row["carry"] == "chain")
     norm = Normalize(first, max(epochs[-1], first + 1))
     fig = Figure(figsize=(6.2, 3.0), dpi=_DPI, layout="constrained")
     panels = fig.subplots(1, 2, sharex=True, sharey=True)

@@ -210,7 +210,7 @@ def test_a_quick_run_and_its_resumption(script, tmp_path):
     done = run(folder, "--quick")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "records.jsonl", "warm_start.md", "curves_y_relu3.png"} <= names
+    assert {"config.json", "records.jsonl", "warm_start.md", "curves_y_softmax.png"} <= names
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     # The last fits and half a line are lost; what came before is not fitted again.
     (folder / "records.jsonl").write_text("".join(lines[:-3]) + lines[-1][:50])
@@ -235,6 +235,8 @@ def test_a_quick_run_and_its_resumption(script, tmp_path):
         ("--carries=kept,warm", "--carries has warm"),
         ("--layers=softmax,conv1", "--layers must be in the order of depth"),
         ("--noise=-1", "--noise must be at least 0"),
+        ("--chain=4", "--chain must be at least two epochs"),
+        ("--layers=softmax", "--carries=unrelated needs at least two --layers"),
     ],
 )
 def test_a_wrong_flag_is_named_before_work_starts(tmp_path, argument, text):
