@@ -152,6 +152,20 @@ def test_noise_that_cannot_be():
         architectures.noise_for(lambda noise_std: 0.1 if noise_std > 10 else 5.0, 9, 1.0)
 
 
+def test_a_layer_as_the_main_job_observes_it():
+    values = np.random.default_rng(0).normal(size=(300, 4, 4, 10)).astype(np.float32)
+    layer = architectures.Layer(values, 2.0, 1.5, 0.1)
+    made = architectures.as_observed(layer, "conv2", 0)["conv2 observed"]
+    assert (made.dims, made.truth_nats, made.truth_stderr) == (2, 1.5, 0.1)
+    assert made.x.shape == made.z.shape == (600, estimator.WIDE)
+    # Two blocks: with the noise and without.
+    noise = made.x[:300] - made.x[300:]
+    assert noise.std() == pytest.approx(made.level, rel=0.02)
+    np.testing.assert_array_equal(made.z[:300], made.z[300:])
+    other = architectures.as_observed(layer, "conv2", 1)["conv2 observed"]
+    assert np.abs(other.x[:300] - other.x[300:] - noise).mean() > made.level / 2
+
+
 def test_what_networks_take():
     sample = architectures.synthetic(200, 2, 0, ("rectangle",))["rectangle as is"]
     by_name = {network.name: network for network in architectures.NETWORKS}
@@ -337,7 +351,7 @@ def test_a_quick_run_and_its_resumption(tmp_path):
     assert {row["data"] for row in rows if row["part"] == "layers"} == {
         *("conv2 as is", "conv2 flattened", "conv2 shuffled")
     }
-    assert {row["network"] for row in rows} == {"separable (default)", "convolutional, raw"}
+    assert {row["network"] for row in rows} == {"flat, as published", "convolutional, raw"}
     assert all(row["n"] == 400 and row["nats"] < row["ceiling_nats"] + 1e-6 for row in rows)
     table = (folder / "architectures.md").read_text()
     assert table.strip() in done.stdout
