@@ -1,5 +1,6 @@
 """Carried networks beside cold ones: the plan, what is carried, the tables; a small run."""
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -10,19 +11,36 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from mine_jax import MineConfig, mine, plotting
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "warm_start.py"
+FOLDER = Path(__file__).parent.parent / "experiments"
+SCRIPT = FOLDER / "warm_start.py"
 
 
-@pytest.fixture(scope="module")
+def load():
+    """The module, without its flags, so that other experiments can be loaded beside it."""
+    before = set(flags.FLAGS)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        spec = importlib.util.spec_from_file_location("warm_start", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        sys.modules.pop("platforms", None)
+    return module
+
+
+WARM_START = load()
+
+
+@pytest.fixture
 def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # as for a script that is run
-        import warm_start
-
-        yield warm_start
+    return WARM_START
 
 
 def row(carry="kept", curve=(1.0, 2.0, 3.0), epoch=4, source=0, **values):
