@@ -8,10 +8,14 @@ import hypothesis
 import jax
 import pytest
 
+from mine_jax import estimator
+
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# So that what another test has compiled is not compiled again.
+estimator._MOST_COMPILED = 200
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
 )
