@@ -758,7 +758,9 @@ def test_a_first_call_compiles_each_program_once(monkeypatch, compilations):
 
     def programs(hidden: int, folds: int) -> int:
         # A width of its own, so that nothing has compiled it before.
-        config = mine.MineConfig(hidden=hidden, folds=folds, batch_size=32, max_steps=50)
+        config = mine.MineConfig(
+            hidden=hidden, folds=folds, batch_size=32, max_steps=50, canonical=0
+        )
         with compilations() as seen:
             estimator.lower_bound(x, z, config=config)
         return len(seen)
@@ -801,21 +803,22 @@ def test_turned_layers_look_alike_whatever_their_signs_are():
         np.testing.assert_allclose(turned @ turned.T, left @ left.T, atol=0.05)
 
 
-def test_compiled_code_does_not_pile_up(monkeypatch, compilations):
+def test_compiled_code_does_not_pile_up(monkeypatch):
+    cleared = []
     monkeypatch.setattr(estimator, "_COMPILED", set())
     monkeypatch.setattr(estimator, "_MOST_COMPILED", 2)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 2)).astype(np.float32)
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(len(estimator._COMPILED)))
 
-    def programs(hidden):
-        config = mine.MineConfig(hidden=hidden, folds=2, batch_size=16, max_steps=50)
-        with compilations() as seen:
-            estimator.lower_bound(x, x + 1, config=config)
-        return len(seen)
+    def call(*kinds):
+        return estimator._in_threads(lambda i: (i, kinds[i]), [(kind,) for kind in kinds])
 
-    assert programs(9) > 0
-    assert programs(10) > 0
-    assert programs(9) == 0  # still there
-    programs(11)
-    assert len(estimator._COMPILED) == 1
-    assert programs(9) > 0
+    assert call("a", "b", "a") == [(0, "a"), (1, "b"), (2, "a")]
+    call("b")
+    assert cleared == []
+    call("c")
+    assert cleared == [2]
+    assert list(estimator._COMPILED) == [("c",)]
+    # More at once than there is room for: in parts.
+    assert call(*"abcde") == list(enumerate("abcde"))
+    assert len(estimator._COMPILED) <= 2
+    assert len(cleared) == 4
