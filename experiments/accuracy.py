@@ -23,6 +23,7 @@ import platforms
 import problems
 from absl import app, flags, logging
 from problems import Problem
+from tables import table
 from tqdm import tqdm
 
 COLUMNS: Mapping[str, Callable[[str], Any]] = {
@@ -231,12 +232,6 @@ def mean(values: Iterable[float]) -> float:
     """Their mean; NaN of none."""
     values = list(values)
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
 def grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:

@@ -35,6 +35,7 @@ import problems
 from absl import app, flags, logging
 from numpy.typing import NDArray
 from scipy import special
+from tables import table
 from tqdm import tqdm
 
 ROWS = "rows.jsonl"
@@ -85,15 +86,17 @@ class Network(NamedTuple):
 
     Attributes:
       name: what tables call it.
-      settings: of `MineConfig`, without width and depth.
+      kind: what `MineConfig.network` calls it.
       shaped: whether it convolves images, and takes nothing else.
       raw: whether samples come as they are (`standardised`) instead of by `estimator.prepare`.
+      published: whether it is built and trained as in `mine.AS_PUBLISHED`.
     """
 
     name: str
-    settings: Mapping[str, Any]
+    kind: str
     shaped: bool = False
     raw: bool = False
+    published: bool = False
 
 
 class Architecture(NamedTuple):
@@ -182,23 +185,13 @@ class Grid(NamedTuple):
         return self.sizes[min(1, len(self.sizes) - 1)]
 
 
-_PUBLISHED = {
-    "bound": "donsker_varadhan",
-    "canonical": 0,
-    "squares": False,
-    "gaussian_start": False,
-    "pairings": 1,
-    "average_decay": 0.0,
-}
 # All data have more than two columns, for which "auto" is "separable": they are one line.
 NETWORKS = (
-    Network("separable (default)", {"network": "auto"}),
-    Network("flat", {"network": "flat"}),
-    Network("flat, as published", {"network": "flat", **_PUBLISHED}, raw=True),
-    Network("convolutional", {"network": "convolutional"}, shaped=True),
-    Network(
-        "convolutional, raw", {"network": "convolutional", **_PUBLISHED}, shaped=True, raw=True
-    ),
+    Network("separable (default)", "auto"),
+    Network("flat", "flat"),
+    Network("flat, as published", "flat", raw=True, published=True),
+    Network("convolutional", "convolutional", shaped=True),
+    Network("convolutional, raw", "convolutional", shaped=True, raw=True, published=True),
 )
 FULL = Grid(
     sizes=(1, 2, 4),
@@ -472,11 +465,15 @@ def mine_config(network: Network, architecture: Architecture, columns: int, max_
     """The library's configuration of a network for samples of so many columns."""
     from mine_jax import mine
 
-    settings = dict(network.settings)
+    settings: dict[str, Any] = dict(mine.AS_PUBLISHED) if network.published else {}
     if network.shaped and columns > MANY_COLUMNS:
         settings |= {"canonical": 0, "gaussian_start": False}
     return mine.MineConfig(
-        **settings, **architecture._asdict(), cross_fit=False, max_steps=max_steps
+        network=network.kind,
+        **settings,
+        **architecture._asdict(),
+        cross_fit=False,
+        max_steps=max_steps,
     )
 
 
@@ -796,12 +793,6 @@ def deviation(values: Sequence[float]) -> float:
 def number(value: float, form: str) -> str:
     """A number in this form with a true minus sign, or a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
 # --- The run ------------------------------------------------------------------------------------

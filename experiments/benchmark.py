@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import platforms
 from absl import app, flags, logging
+from tables import table
 
 PARTS = ("product", "lenet", "round", "probe", "lower_bound", "start", "growth")
 UNITS = ("GFLOP/s", "steps/s", "rounds/s")
@@ -137,16 +138,11 @@ def mine_round() -> Rate:
 
     widths = [int(width) for width in FLAGS.layer_dims]
     config = MineConfig(
+        **mine.AS_PUBLISHED,
         network="flat",
-        bound="donsker_varadhan",
         hidden=2 * FLAGS.hidden,  # of which the flat network has half
-        canonical=0,
-        squares=False,
-        gaussian_start=False,
-        pairings=1,
         batch_size=FLAGS.mine_batch,
         weight_decay=0.0,
-        average_decay=0.0,
     )
     generator, n = np.random.default_rng(0), 10_000
     x = {
@@ -427,12 +423,6 @@ def slopes(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 # --- Reports ------------------------------------------------------------------------------------
-
-
-def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    head = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
-    return "\n".join(head + ["| " + " | ".join(line) + " |" for line in lines])
 
 
 def figures(made: Sequence[Measured], others: dict[str, list[float]]) -> str:

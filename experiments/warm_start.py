@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import platforms
 from absl import app, flags, logging
+from tables import table
 from tqdm import tqdm
 
 COLD, CHAIN = "cold", "chain"
-# What a fit starts from; all but the last two are the earlier networks of the same pair.
+# What a fit starts from; all but the last are the earlier networks of the same pair.
 CARRIES = {
     "kept": "weights and the optimiser's moments",
     "reset": "weights, moments at zero",
@@ -162,6 +163,7 @@ def plan() -> Plan:
     """What the flags ask for; raises ValueError that names every flag that is wrong."""
     from mine_jax.information_plane import ROUND, ROUND_WITH_NOISE, PlaneConfig
     from mine_jax.lenet import PROBE_POINTS
+    from mine_jax.mine import AS_PUBLISHED
 
     if FLAGS.quick:
         for name, value in QUICK.items():
@@ -210,7 +212,7 @@ def plan() -> Plan:
         noise_std=FLAGS.noise,
     )
     usual = ROUND_WITH_NOISE if FLAGS.noise else ROUND
-    patience = max(1, 200 // FLAGS.check_every)  # as many steps as in the main job
+    patience = max(1, 200 // FLAGS.check_every)  # as the main job without noise
     config = dataclasses.replace(
         usual,
         batch_size=256,
@@ -222,13 +224,8 @@ def plan() -> Plan:
     if FLAGS.network == "published":
         config = dataclasses.replace(
             config,
+            **AS_PUBLISHED,
             network="flat",
-            bound="donsker_varadhan",
-            canonical=0,
-            squares=False,
-            gaussian_start=False,
-            pairings=1,
-            average_decay=0.0,
             learning_rate=1e-3,
             weight_decay=0.0,
         )
@@ -530,16 +527,17 @@ def _place(row: Row) -> tuple:
 
 
 def speed_ups(pairs: Sequence[Compared], what: str = "to_cold") -> list[float]:
-    """Cold steps over carried steps; one that was never reached counts with all its steps.
+    """Cold steps over carried steps; a value that was never reached counts as after all steps.
 
-    Both sides are rounded up to whole checks.
+    That is all steps of the fit that took more. Both sides are rounded up to whole checks.
     """
     found = []
     for pair in pairs:
         warm, cold = getattr(pair, what)
         if warm is None and cold is None:
             continue
-        steps = warm or pair.row["steps"], cold or pair.cold["steps"]
+        most = max(pair.row["steps"], pair.cold["steps"])
+        steps = warm or most, cold or most
         found.append(max(1, steps[1]) / max(1, steps[0]))
     return found
 
@@ -560,12 +558,6 @@ def difference(pairs: Sequence[Compared]) -> tuple[float, float]:
     between = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
     own = statistics.fmean(row["over_cold_stderr"] for row in known)
     return statistics.fmean(row["over_cold_nats"] for row in known), max(between, own)
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
 def _line(name: str, pairs: Sequence[Compared]) -> list[str]:

@@ -314,25 +314,11 @@ def train_steps(
 
 @jit(static_argnames=("model", "config"))
 def _train_steps_of_all(
-    params: Params,
-    opt_state: optax.OptState,
-    batches: jax.Array,
-    start: int,
-    stop: int,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    model: nn.Module,
-    config: ClassifierConfig,
+    *stacked_then_shared: Any, model: nn.Module, config: ClassifierConfig
 ) -> tuple[Params, optax.OptState, jax.Array]:
     """`train_steps` of stacked classifiers, each on batches of its own; losses are (stack,)."""
-
-    def one(params: Params, opt_state: optax.OptState, batches: jax.Array) -> tuple:
-        return train_steps(
-            params, opt_state, batches, start, stop, images, labels, model=model, config=config
-        )
-
-    return jax.vmap(one)(params, opt_state, batches)
+    one = partial(train_steps, model=model, config=config)
+    return jax.vmap(one, in_axes=(0, 0, 0, None, None, None, None))(*stacked_then_shared)
 
 
 @jit(static_argnames=("model",))

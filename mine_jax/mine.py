@@ -12,6 +12,7 @@ stack or for none; their marginal is summed exactly.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -228,6 +229,20 @@ class FitInfo(NamedTuple):
     steps: np.ndarray
     converged: np.ndarray
     finite: np.ndarray
+
+
+# Of `MineConfig`: what makes a "flat" network MINE as published (Belghazi et al. 2018), but for its
+# sizes, rate and weight decay.
+AS_PUBLISHED: Mapping[str, Any] = MappingProxyType(
+    {
+        "bound": "donsker_varadhan",
+        "canonical": 0,
+        "squares": False,
+        "gaussian_start": False,
+        "pairings": 1,
+        "average_decay": 0.0,
+    }
+)
 
 
 def pairs_of(x: Arrays, z: Arrays) -> Pairs:

@@ -1,14 +1,21 @@
 """What holds for all tests: no silent broadcasting, and examples that are the same every time."""
 
 import contextlib
+import importlib.util
 import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from absl import flags
 
 from mine_jax import estimator
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
@@ -44,3 +51,32 @@ def compilations():
         seen += _compiled[before:]
 
     return context
+
+
+def load_experiment(name):
+    """The module of an experiment without its flags, so that others can be loaded beside it."""
+    before = set(flags.FLAGS)
+    sys.path.insert(0, str(EXPERIMENTS))
+    try:
+        spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(EXPERIMENTS))
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
+        sys.modules.pop("platforms", None)
+    return module
+
+
+def run_experiment(name, folder, *arguments):
+    """The experiment in a process of its own: the flags of two do not fit into one."""
+    return subprocess.run(
+        [
+            *(sys.executable, EXPERIMENTS / f"{name}.py"),
+            *(f"--out_dir={folder}", "--platform=cpu", *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -2,32 +2,22 @@
 
 import csv
 import math
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import run_experiment
 from matplotlib.text import Text
 
 from mine_jax import plotting
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "accuracy.py"
 COLUMNS = (
     *("problem", "family", "held_out", "n", "seed", "truth_nats", "truth_stderr", "nats"),
     *("stderr", "train_nats", "ceiling_nats", "error", "steps", "seconds", "converged"),
     "warnings",
 )
 
-
-def run(folder, *arguments):
-    # In a process of its own: the flags of two experiments do not fit into one.
-    return subprocess.run(
-        [sys.executable, SCRIPT, f"--out_dir={folder}", "--platform=cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+run = partial(run_experiment, "accuracy")
 
 
 def made_row(problem="gaussian d=1 I=2", error=-0.1, **values):

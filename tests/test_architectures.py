@@ -1,52 +1,20 @@
 """The experiment on statistics networks: its data, its tables, its figure, and what it refuses."""
 
-import importlib.util
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from conftest import load_experiment, run_experiment
 from matplotlib.text import Text
 from scipy import special
 
 from mine_jax import estimator, exact, plotting
 
-FOLDER = Path(__file__).parent.parent / "experiments"
-SCRIPT = FOLDER / "architectures.py"
-
-
-def load():
-    """The module, without its flags, so that other experiments could be loaded beside it."""
-    before = set(flags.FLAGS)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("architectures", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-        sys.modules.pop("platforms", None)
-    return module
-
-
-architectures = load()
-
-
-def run(folder, *arguments):
-    # In a process of its own: the flags of two experiments do not fit into one.
-    return subprocess.run(
-        [sys.executable, SCRIPT, f"--out_dir={folder}", "--platform=cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+architectures = load_experiment("architectures")
+run = partial(run_experiment, "architectures")
 
 
 def latents(n=500, seed=0):
