@@ -374,12 +374,14 @@ def _architectures_figure(rows: Rows) -> Figure:
 
 def _ticks_in_percent(panels: Sequence[Axes]) -> None:
     """Sets limits and round ticks of a panel of errors and of two panels of spreads."""
+    sizes = (1, 3, 10, 30, 100, 300, 1000)
     for ax in panels:
         low, high = ax.get_xlim()
-        low, high = (min(low, -1.0), max(high, 1.0)) if ax is panels[0] else (0, max(high, 1.0))
-        ticks = [0.0]
-        for size in (1, 3, 10, 30, 100, 300, 1000):
-            ticks += [at for at in (-size, size) if low <= at <= high]
+        if ax is panels[0]:
+            low, high = min(low, -1.0), max(high, 1.0)
+        else:  # up to a tick, so that what is beyond the last but one can be read
+            low, high = 0, next((size for size in sizes if size >= high), high)
+        ticks = [0.0, *(at for size in sizes for at in (-size, size) if low <= at <= high)]
         ax.set_xlim(low, high)
         ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
         ax.xaxis.set_minor_locator(FixedLocator([]))
