@@ -450,15 +450,25 @@ def standardised(values: Array) -> Array:
     return np.asarray(centred / scale, np.float32)
 
 
-def inputs(values: Array, network: Network, prepared: bool = False) -> Any:
-    """Samples (n, …) as a network of this family takes them; some are `prepared` already."""
+def inputs(sample: Sample, network: Network) -> tuple[Any, Any]:
+    """Both sides of a sample as a network of this family takes them.
+
+    That is as `mine_jax.lower_bound` would give it, or (`raw`) as they are.
+    """
     from mine_jax import estimator
 
-    if not network.raw and not network.shaped and prepared:
-        return values
-    if not network.raw:
-        return estimator.prepare(values, keep_shape=network.shaped)
-    return standardised(values if network.shaped else values.reshape(len(values), -1))
+    sides = sample.x, sample.z
+    if network.raw:
+        flat = sides if network.shaped else [side.reshape(len(side), -1) for side in sides]
+        x, z = map(standardised, flat)
+    elif network.shaped:
+        x, z = (estimator.prepare(side, keep_shape=True) for side in sides)
+    elif sample.level > 0:  # as the main job prepared them
+        x, z = sides
+    else:
+        axes = estimator.shared_axes(*sides)
+        x, z = (estimator.prepare(side, axes=axes) for side in sides)
+    return x, z
 
 
 def mine_config(network: Network, architecture: Architecture, columns: int, max_steps: int) -> Any:
@@ -506,7 +516,7 @@ def measure(
     same: dict[str, str] = {}
     for name in dict.fromkeys(name for job in jobs for name in job.data):
         sample = samples[name]
-        both = tuple(inputs(side, network, sample.level > 0) for side in (sample.x, sample.z))
+        both = inputs(sample, network)
         alike = (other for other, made in prepared.items() if equal(made, both))
         same[name] = next(alike, name)
         if same[name] == name:

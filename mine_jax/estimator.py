@@ -161,10 +161,15 @@ def lower_bound(
     x, named = _labels(x), {name: _labels(value) for name, value in named.items()}
     shaped = config.network == "convolutional" or isinstance(config.network, nn.Module)
     prepared_x = {"x": prepare(x, "x", keep_shape=shaped)}
-    prepared_z = {name: prepare(value, name, keep_shape=shaped) for name, value in named.items()}
+    prepared_z, columns = {}, dict.fromkeys(named, "x")
+    for name, value in named.items():
+        axes = None if shaped else shared_axes(x, value, ("x", name))
+        prepared_z[name] = prepare(value, name, keep_shape=shaped, axes=axes)
+        if axes is not None:
+            columns[name] = f"x for {name}"
+            prepared_x[columns[name]] = prepare(x, "x", axes=axes)
     beside_labels = "auto" if isinstance(config.network, nn.Module) else "both"
     # Beside labels, ranks and plain columns: a softmax's two clusters say more as they are.
-    columns = dict.fromkeys(named, "x")
     for name, value in named.items():
         if mine.is_labels(prepared_x["x"]) and not mine.is_labels(prepared_z[name]):
             prepared_z[name] = prepare(value, name, beside_labels, keep_shape=shaped)
@@ -897,6 +902,7 @@ def prepare(
     *,
     keep_shape: bool = False,
     towards: ArrayLike | None = None,
+    axes: ArrayLike | None = None,
 ) -> Array:
     """Samples as a statistics network takes them.
 
@@ -924,6 +930,7 @@ def prepare(
         are taken with "auto" and "both".
       keep_shape: leave (n, h, w, c) as it is and take no principal components.
       towards: (n, k), what principal components are turned to, see `turn`.
+      axes: (columns, k), what takes the place of the samples' own principal axes.
 
     Returns:
       (n, features) or (n, h, w, c), float32; labels one-hot, (n, classes), uint8.
@@ -935,26 +942,19 @@ def prepare(
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     values = np.asarray(values)
-    if values.ndim == 0 or values.size == 0:
-        raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
-    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} must hold real numbers, or labels as integers, got dtype {values.dtype}"
-        )
+    _check_numbers(values, name)
     columns = values.reshape(values.shape[0], -1)
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
         return _one_hot(columns[:, 0], name)
-    if columns.dtype != np.float32:
-        columns = columns.astype(np.float64)
+    columns = _columns(values)
     image = values.ndim == 4 and min(values.shape[1:3]) >= 4
-    wide = columns.shape[1] > WIDE or image
-    if wide and scale in ("auto", "both"):
+    if _is_wide(values) and scale in ("auto", "both"):
         columns = _drawn_in(columns, name)
         if keep_shape:
             prepared = _common(columns, name)
             return jax.device_put(prepared.reshape(values.shape) if image else prepared)
         # No name for what is hundreds of megabytes and needed once; `jnp.asarray` would copy it.
-        components = _principal_components(jax.device_put(_common(columns, name)))
+        components = _principal_components(jax.device_put(_common(columns, name)), axes)
         if towards is not None:
             components = components @ turn(components, towards)
         images = _as_images(columns.reshape(values.shape))
@@ -975,6 +975,58 @@ def prepare(
             prepared[block] = transform(columns[block], name)
         made.append(prepared)
     return jax.device_put(np.concatenate(made, axis=1))
+
+
+def _is_wide(values: np.ndarray) -> bool:
+    """Whether only principal components of the samples (and images' moments) are kept."""
+    image = values.ndim == 4 and min(values.shape[1:3]) >= 4
+    return math.prod(values.shape[1:]) > WIDE or image
+
+
+def shared_axes(x: ArrayLike, z: ArrayLike, names: tuple[str, str] = ("x", "z")) -> Array | None:
+    """The axes for samples of the same many columns on both sides, as with z = x + noise.
+
+    Where noise in hundreds of columns is strong, the principal components of a noisy side are
+    those of the noise; those of the other side, taken of both, say what is shared. Images of
+    other things, or columns that have only their number in common, lose nothing by it, as their
+    own components stay.
+
+    Args:
+      x: (n, …).
+      z: (n, …).
+      names: what to call them in an error.
+
+    Returns:
+      The first `COMPONENTS` principal axes of x and then those of z, (columns, 2 k); None where
+      shapes differ, or `prepare` takes all columns. They are made of each side for itself.
+
+    Raises:
+      ValueError: if a value is not finite or not a number.
+    """
+    sides = np.asarray(x), np.asarray(z)
+    if sides[0].shape != sides[1].shape or not _is_wide(sides[0]):
+        return None
+    found = []
+    for values, name in zip(sides, names, strict=True):
+        _check_numbers(values, name)
+        columns = _drawn_in(_columns(values), name)
+        found.append(principal_axes(jax.device_put(_common(columns, name)), COMPONENTS))
+    return jnp.concatenate(found, axis=1)
+
+
+def _check_numbers(values: np.ndarray, name: str) -> None:
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
+    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must hold real numbers, or labels as integers, got dtype {values.dtype}"
+        )
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    """Samples as columns of floating point numbers."""
+    columns = values.reshape(values.shape[0], -1)
+    return columns if columns.dtype == np.float32 else columns.astype(np.float64)
 
 
 def _labels(values: ArrayLike) -> np.ndarray:
@@ -1122,12 +1174,12 @@ def _turn(columns: Array, towards: Array) -> Array:
 
 
 @jit(seldom=True)
-def _principal_components(columns: Array) -> Array:
-    """The first `COMPONENTS`, divided by one number.
+def _principal_components(columns: Array, axes: Array | None = None) -> Array:
+    """The first `COMPONENTS`, or those along other axes, divided by one number.
 
     A component keeps its share of the variance, so that what varies little counts little.
     """
-    components = columns @ principal_axes(columns, COMPONENTS)
+    components = columns @ (principal_axes(columns, COMPONENTS) if axes is None else axes)
     return components / jnp.sqrt(jnp.mean(jnp.square(components)) + 1e-30)
 
 

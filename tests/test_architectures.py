@@ -138,13 +138,16 @@ def test_what_networks_take():
     sample = architectures.synthetic(200, 2, 0, ("rectangle",))["rectangle as is"]
     by_name = {network.name: network for network in architectures.NETWORKS}
     assert len(by_name) == 5
-    prepared = architectures.inputs(sample.x, by_name["separable (default)"])
-    assert estimator.choose_network(prepared, prepared) == "separable"
-    raw = architectures.inputs(sample.x, by_name["flat, as published"])
+    prepared = architectures.inputs(sample, by_name["separable (default)"])
+    assert estimator.choose_network(*prepared) == "separable"
+    # Both sides on the axes of both, as lower_bound takes them.
+    assert [side.shape[1] for side in prepared] == [10 + 2 * estimator.COMPONENTS] * 2
+    raw, _ = architectures.inputs(sample, by_name["flat, as published"])
     assert raw.shape == (200, 784)
     np.testing.assert_allclose(raw.mean(axis=0), 0, atol=1e-5)
     assert np.square(raw).mean() == pytest.approx(1, abs=1e-4)
-    assert architectures.inputs(sample.x, by_name["convolutional, raw"]).shape == (200, 28, 28, 1)
+    _, shaped = architectures.inputs(sample, by_name["convolutional, raw"])
+    assert shaped.shape == (200, 28, 28, 1)
     base = architectures.Architecture(8, 3)
     config = architectures.mine_config(by_name["flat, as published"], base, 784, 100)
     assert (config.network, config.bound, config.pairings) == ("flat", "donsker_varadhan", 1)
