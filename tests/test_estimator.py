@@ -15,6 +15,8 @@ from hypothesis import given
 import mine_jax
 from mine_jax import bounds, estimator, exact, mine
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 # Small networks and few shapes of samples, so that tests share what is compiled. The stopping part
 # is as large as the reporting one for the same reason.
 CONFIG = mine.MineConfig(
@@ -29,15 +31,6 @@ CONFIG = mine.MineConfig(
 )
 N, D = 1000, 5
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Small networks run fast enough without XLA's optimisations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def gaussian_pair(seed=0, d=D, rho=0.6, n=N):

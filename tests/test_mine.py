@@ -12,6 +12,8 @@ import pytest
 from mine_jax import bounds, mine
 from mine_jax.mine import MineConfig
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 # One configuration and one set of shapes for all fits: compiling is what takes the time.
 CONFIG = MineConfig(
     network="separable",
@@ -31,15 +33,6 @@ CONFIG = MineConfig(
 TRAIN, STOP, REST = np.arange(120), np.arange(120, 200), np.arange(200, 240)
 NOISE, CLOSE = 0, 1  # positions of the networks in the stack
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Networks of eight units run fast enough without XLA's optimisations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @functools.cache
