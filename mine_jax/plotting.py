@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -84,7 +85,8 @@ _HALO = (patheffects.withStroke(linewidth=2, foreground="white"),)
 def information_plane(records: Rows, config: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Draws I(X; L) against I(Y; L), one path for each layer, coloured by epoch.
 
-    With several seeds each is a thin line and their mean carries the markers. Exact values, where
+    With several seeds each is a thin line, their mean carries the markers, and a band is as wide
+    as two standard errors of the mean. Exact values, where
     the records have them, are a second path beside a layer's own, dashed, with hollow markers of
     the same shape and colours. Values that are not finite are left out. The vertical axis is
     stretched near H(Y) where most values lie there, and says so.
@@ -428,6 +430,8 @@ def _plane_figure(records: Rows, config: Mapping[str, Any]) -> Figure:
             *exact[:, i].T, s=20, marker=marker, facecolors="white", edgecolors=colours, zorder=3
         )
         y_bars, x_bars = 2 * stderr[:, i, ::-1].T
+        if len(table.seeds) > 1:
+            _band(ax, mean[:, i], 2 * stderr[:, i])
         ax.errorbar(
             *mean[:, i].T, y_bars, x_bars, fmt="none", ecolor="0.7", elinewidth=0.5, zorder=1
         )
@@ -487,10 +491,14 @@ def _epochs_figure(records: Rows, training: Rows, config: Mapping[str, Any]) -> 
                 _plot(ax, table.epochs, one, **style, linewidth=0.4, alpha=0.6)
             _plot(ax, table.epochs, exact[:, i, j], **truth, markersize=4, linewidth=0.7)
             _plot(ax, table.epochs, mean[:, i, j], **keys[layer], markersize=4, linewidth=1.0)
+            middle, half = mean[:, i, j], 2 * stderr[:, i, j]
+            if len(table.seeds) > 1:
+                colour, ends = keys[layer]["color"], (middle - half, middle + half)
+                ax.fill_between(table.epochs, *ends, color=colour, alpha=0.15, linewidth=0)
             ax.errorbar(
                 table.epochs,
-                mean[:, i, j],
-                2 * stderr[:, i, j],
+                middle,
+                half,
                 fmt="none",
                 ecolor=keys[layer]["color"],
                 elinewidth=0.6,
@@ -768,7 +776,7 @@ def _figure(
     caption = (
         f"{config['dataset']}; n = {config['probe_size']:,} samples, values from "
         f"{config['report_size']:,} of them; seed{'s'[: len(seeds) > 1]} "
-        f"{', '.join(map(str, seeds))}. Bars: ± 2 {bars}."
+        f"{', '.join(map(str, seeds))}. Bars{' and bands' * (len(seeds) > 1)}: ± 2 {bars}."
     )
     if len(table.epochs) == 1:
         caption += f" Epoch {table.epochs[0]:g} only."
@@ -913,6 +921,22 @@ def _plot(ax: Axes, x: Array, y: Array, **style: object) -> None:
     """Plots a line through the points that are finite, across gaps."""
     ok = np.isfinite(x) & np.isfinite(y)
     ax.plot(x[ok], y[ok], **style)
+
+
+def _band(ax: Axes, points: Array, halves: Array) -> None:
+    """Fills what a box of half the size `halves`, (n, 2), covers on its way along `points`."""
+    ok = np.isfinite(points).all(-1) & np.isfinite(halves).all(-1)
+    signs = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+    boxes = points[ok, None] + halves[ok, None] * signs
+    # Both boxes and the four sides' ways from one to the other: their hull, in one colour.
+    ways = [
+        np.stack([before[k], before[k - 1], after[k - 1], after[k]])
+        for before, after in itertools.pairwise(boxes)
+        for k in range(4)
+    ]
+    ax.add_collection(
+        PolyCollection([*boxes, *ways], facecolors="0.9", edgecolors="none", zorder=0.5)
+    )
 
 
 def _legend(ax: Axes, labels: Mapping[str, Mapping[str, Any]], rise: float = 0.0) -> None:

@@ -17,8 +17,6 @@ from absl.testing import flagsaver
 
 from mine_jax import bounds, datasets, estimator, exact, information_plane, mine, records
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SCRIPT = Path(__file__).parent.parent / "experiments" / "info_plane.py"
 FILES = {
     "config.json",

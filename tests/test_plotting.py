@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -309,7 +310,27 @@ def test_seeds_are_averaged_with_their_own_standard_error():
     np.testing.assert_allclose(mean, [2.0, 5.0, np.nan])
     np.testing.assert_allclose(stderr, [1.0, 0.2, 0.0])
     for figure in figures(make_records(seeds=(1, 2, 3))):
-        assert "seeds 1, 2, 3. Bars: ± 2 standard errors of the mean" in all_text(figure)
+        assert "seeds 1, 2, 3. Bars and bands: ± 2 standard errors of" in all_text(figure)
+
+
+def test_bands_are_two_standard_errors_of_the_mean_wide():
+    records = make_records(seeds=(1, 2, 3))
+    stderr = 0.003 / math.sqrt(3)
+    plane, over_epochs = figures(records)
+    bands = [c for c in plane.axes[0].collections if isinstance(c, PolyCollection)]
+    assert len(bands) == len(LAYERS)
+    corners = np.concatenate([path.vertices for path in bands[0].get_paths()])
+    for column, value in enumerate((6.0, 2.0)):
+        last = value + 0.01 * 8 + 0.003 * 2  # of epoch 8, the mean over seeds
+        assert corners[:, column].max() == pytest.approx(last + 2 * stderr)
+        # Between the epochs, too.
+        drawn = over_epochs.axes[column].collections
+        fill = next(c for c in drawn if isinstance(c, PolyCollection))
+        (path,) = fill.get_paths()
+        assert path.vertices[:, 1].max() == pytest.approx(last + 2 * stderr)
+    plane, over_epochs = figures(make_records())
+    for ax in (plane.axes[0], *over_epochs.axes):
+        assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
 
 
 def test_names_are_apart_and_inside_even_where_paths_end_together():

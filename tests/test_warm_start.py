@@ -12,8 +12,6 @@ from conftest import load_experiment, run_experiment
 
 from mine_jax import MineConfig, mine, plotting
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 WARM_START = load_experiment("warm_start")
 
 
