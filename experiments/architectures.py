@@ -862,17 +862,19 @@ def experiment(grid: Grid) -> None:
             print(f"\n*** {data.notice} ***\n{data.reason}\n")
     own_flags = ("n", "seeds", "parts", "epochs", "layer_nats", "dataset", "quick")
     settings = {name: FLAGS[name].value for name in own_flags}
-    folder.open({"settings": settings}, resume=FLAGS.resume, may_differ=MAY_DIFFER)
+    used = data.name if data else None
+    description = {"settings": settings, "dataset_used": used}
+    before = folder.description().get("dataset_used")
+    if data and before not in (None, used):
+        raise ValueError(
+            f"--dataset={FLAGS.dataset} is {used} now, but {FLAGS.out_dir} holds a run of "
+            f"{before}; choose another --out_dir"
+        )
+    description["dataset_used"] = used or before
+    folder.open(description, resume=FLAGS.resume, may_differ=MAY_DIFFER)
     jobs = plan(grid, FLAGS.parts, FLAGS.seeds, FLAGS.layer_nats)
     wanted = [job.key(name) for job in jobs for name in job.data]
     by_key = {key_of(row): row for row in kept(folder)}
-    used = data.name if data else None
-    there = {row["dataset"] for row in by_key.values()} - {None, used}
-    if there and data:
-        raise ValueError(
-            f"--dataset={FLAGS.dataset} is {used} now, but {FLAGS.out_dir} holds rows of "
-            f"{', '.join(there)}; choose another --out_dir"
-        )
     missing = [
         job._replace(data=names)
         for job in jobs

@@ -188,6 +188,16 @@ def plan() -> Plan:
             problems.append(f"--{name} must be at least 1, got {FLAGS[name].value}")
     if len(chain) < 2:
         problems.append(f"--chain must be at least two epochs, got {FLAGS.chain}")
+    if FLAGS["carries"].using_default_value and len(FLAGS.layers) < 2:
+        FLAGS["carries"].value = [name for name in CARRIES if name != "unrelated"]
+    for name in ("carries", "layers"):
+        if len(set(FLAGS[name].value)) != len(FLAGS[name].value) or not FLAGS[name].value:
+            problems.append(f"--{name} must be different names, got {FLAGS[name].value}")
+    if targets and distances and max(targets) < min(distances):
+        problems.append(
+            f"no distance reaches from an epoch to --targets={','.join(FLAGS.targets)}, "
+            f"got --distances={','.join(FLAGS.distances)}"
+        )
     if "unrelated" in FLAGS.carries and len(FLAGS.layers) < 2:
         problems.append("--carries=unrelated needs at least two --layers")
     if not 0 <= FLAGS.noise < math.inf:
@@ -564,7 +574,8 @@ def _line(name: str, pairs: Sequence[Compared]) -> list[str]:
     def steps(side: int, what: str) -> str:
         known = [getattr(pair, what)[side] for pair in pairs]
         found = [value for value in known if value is not None]
-        missing = len(known) - len(found)
+        unknown = what == "to_exact" and all(p.row["reference_nats"] is None for p in pairs)
+        missing = 0 if unknown else len(known) - len(found)
         text = f"{statistics.median(found):.0f}" if found else "–"
         return text + (f" ({missing} never)" if missing else "")
 
@@ -608,6 +619,8 @@ def report(rows: Sequence[Row]) -> str:
     parts = ["# Carried statistics networks beside cold ones"]
 
     def section(title: str, lines: Mapping[str, Sequence[Compared]]) -> None:
+        if not lines:
+            return
         parts.append(f"## {title}")
         parts.append(table(HEAD, [_line(name, own) for name, own in lines.items() if own]))
 
@@ -683,7 +696,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         experiment()
-    except (ValueError, FileNotFoundError, DatasetUnavailable, RunFolderError) as error:
+    except (ValueError, OSError, DatasetUnavailable, RunFolderError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -730,11 +743,15 @@ def _run(plan: Plan, model: Any, data: Any, folder: Any, progress: bool) -> list
 
     expected = FLAGS.networks * FLAGS.statistics_seeds * len(plan.layers) * 2
     saved = set(folder.epochs())
+    by_fit: dict[Fit, dict[tuple, Row]] = {}
+    for row in folder.read(records.RECORDS):
+        by_fit.setdefault(Fit(row["carry"], row["epoch"], row["source"]), {})[_place(row)] = row
     found: dict[Fit, list[Row]] = {}
-    for row in folder.keep_until(records.RECORDS, plan.epochs[-1]):  # without half a line
-        fit = Fit(row["carry"], row["epoch"], row["source"])
-        found.setdefault(fit, []).append(row)
-    found = {fit: rows[-expected:] for fit, rows in found.items() if len(rows) >= expected}
+    for fit in plan.fits:
+        whole = len(by_fit.get(fit, ())) == expected
+        if whole and (fit.carry not in (COLD, CHAIN) or 1 + plan.fits.index(fit) in saved):
+            found[fit] = list(by_fit[fit].values())
+    folder.rewrite(records.RECORDS, [row for rows in found.values() for row in rows])
     missing = [fit for fit in plan.fits if fit not in found]
     print(
         f"{len(plan.fits)} times {expected} fits, {len(missing)} times to do; networks at epochs "

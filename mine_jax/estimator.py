@@ -30,6 +30,7 @@ SCALES = ("auto", "ranks", "columns", "both", "common")
 _LINEAR_WITHIN = 4.0  # standard deviations up to which a column stays linear
 _COLUMNS_AT_ONCE = 512
 _AT_ONCE = 1 << 18  # numbers of a block of rows
+_FOR_MEDIAN = 1000  # rows that the median of each of many columns is taken of
 _FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
 _FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
@@ -984,7 +985,7 @@ def _is_wide(values: np.ndarray) -> bool:
 
 
 def shared_axes(x: ArrayLike, z: ArrayLike, names: tuple[str, str] = ("x", "z")) -> Array | None:
-    """The axes for samples of the same many columns on both sides, as with z = x + noise.
+    """The axes for samples with as many columns on both sides, as with z = x + noise.
 
     Where noise in hundreds of columns is strong, the principal components of a noisy side are
     those of the noise; those of the other side, taken of both, say what is shared. Images of
@@ -998,13 +999,14 @@ def shared_axes(x: ArrayLike, z: ArrayLike, names: tuple[str, str] = ("x", "z"))
 
     Returns:
       The first `COMPONENTS` principal axes of x and then those of z, (columns, 2 k); None where
-      shapes differ, or `prepare` takes all columns. They are made of each side for itself.
+      their numbers differ, or `prepare` takes all columns. They are made of each side for itself.
 
     Raises:
       ValueError: if a value is not finite or not a number.
     """
     sides = np.asarray(x), np.asarray(z)
-    if sides[0].shape != sides[1].shape or not _is_wide(sides[0]):
+    sizes = [(len(side), math.prod(side.shape[1:])) for side in sides if side.ndim]
+    if len(set(sizes)) != 1 or not all(map(_is_wide, sides)):
         return None
     found = []
     for values, name in zip(sides, names, strict=True):
@@ -1051,21 +1053,26 @@ def _normal_scores(block: np.ndarray, name: str) -> np.ndarray:
 def _drawn_in(columns: np.ndarray, name: str) -> np.ndarray:
     """Rows that are far from all others at a distance at which they do not outweigh them."""
     scale = _largest(columns, name)
-    for _ in range(3):  # far rows move the mean, too
-        centre = _mean(columns, scale)
+    # The median of some: far rows, however far, move it little.
+    some = columns[:: max(1, len(columns) // _FOR_MEDIAN)].astype(np.float64)
+    centre = np.median(some / scale, axis=0)
 
-        def distances(rows: np.ndarray, centre: np.ndarray = centre) -> np.ndarray:
-            apart = rows / scale - centre
-            return np.sqrt(np.einsum("nd,nd->n", apart, apart))
+    def distances(rows: np.ndarray) -> np.ndarray:
+        apart = np.abs(rows / np.float64(scale) - centre)
+        # Squares of what one row of 1e200 leaves of the others would vanish.
+        largest = np.maximum(apart.max(axis=1), np.finfo(np.float64).tiny)
+        apart /= largest[:, None]
+        return largest * np.sqrt(np.einsum("nd,nd->n", apart, apart))
 
-        far = np.concatenate(_by_rows(distances, columns))
-        most = _FARTHEST * np.median(far)
-        beyond = far > most
-        if not beyond.any():
-            break
-        columns = columns.copy()
-        inward = (most / far[beyond])[:, None] * (columns[beyond] / scale - centre) + centre
-        columns[beyond] = inward * scale
+    far = np.concatenate(_by_rows(distances, columns))
+    # Most rows may be equal, as images of nothing are.
+    most = _FARTHEST * np.median(far[far > 0]) if far.any() else 0.0
+    beyond = far > most
+    if not beyond.any():
+        return columns
+    columns = columns.copy()
+    inward = (most / far[beyond])[:, None] * (columns[beyond] / np.float64(scale) - centre) + centre
+    columns[beyond] = inward * scale
     return columns
 
 
@@ -1342,7 +1349,8 @@ def _estimate(
         warnings.append(f"The value is {nats}: a network's scores on the reporting samples are.")
     if not info.finite.all():
         warnings.append("A network diverged and was set back; lower the learning rate.")
-    nothing = np.all(np.ptp(reported.influence, axis=-1) < 1e-6)
+    # At the ceiling all samples have the same share, too.
+    nothing = abs(raw) < 1e-6 and np.all(np.ptp(reported.influence, axis=-1) < 1e-6)
     if info.finite.all() and not converged and not nothing:
         warnings.append(
             f"Stopped at the cap of {config.max_steps} steps, not by the stopping samples; the "

@@ -89,6 +89,8 @@ class PlaneConfig:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if self.seed + self.num_seeds > 1 << 32:  # JAX would take it for a smaller one
+            problems.append(f"seed + num_seeds must be at most 2^32, got {self.seed}")
         if not self.layers or len(set(self.layers)) != len(self.layers):
             problems.append(f"layers must be different names, at least one, got {self.layers}")
         if not 0 <= self.noise_std < math.inf:

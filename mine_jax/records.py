@@ -120,17 +120,26 @@ class RunFolder:
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
         """Drop the rows of later epochs from a JSON-lines file; return those that stay."""
         rows = [row for row in self.read(name) if row["epoch"] <= epoch]
+        self.rewrite(name, rows)
+        return rows
+
+    def rewrite(self, name: str, rows: Iterable[Row]) -> None:
+        """Replace the rows of a JSON-lines file, as a whole or not at all."""
         if not self._writes:
-            return rows
+            return
         partial = self.path / f".{name}.partial"
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(partial, self.path / name)
-        return rows
+
+    def description(self) -> dict[str, Any]:
+        """What `config.json` holds; nothing if there is none."""
+        return json.loads((self.path / CONFIG).read_text()) if self._has(CONFIG) else {}
 
     def save(self, epoch: int, state: Any) -> None:
         """Write a checkpoint of a pytree of arrays; it is complete when this returns."""
         with self._checkpoints() as manager:
-            manager.save(epoch, args=_orbax().args.StandardSave(_without_empty(state)))
+            args = _orbax().args.StandardSave(_without_empty(state))
+            manager.save(epoch, args=args, force=True)  # earlier than the last one, too
             manager.wait_until_finished()
 
     def last_epoch(self) -> int | None:
@@ -148,10 +157,21 @@ class RunFolder:
             return sorted(manager.all_steps())
 
     def restore(self, epoch: int, like: Any) -> Any:
-        """Read a checkpoint into a pytree of the shapes and types of `like`."""
+        """Read a checkpoint into a pytree of the shapes and types of `like`.
+
+        Raises:
+          RunFolderError: if it is not there, or damaged.
+        """
         with self._checkpoints() as manager:
             args = _orbax().args.StandardRestore(_without_empty(like))
-            found = manager.restore(epoch, args=args)
+            try:
+                found = manager.restore(epoch, args=args)
+            except (ValueError, OSError, KeyError) as error:
+                reason = str(error).splitlines()[0][:200]
+                raise RunFolderError(
+                    f"checkpoint {epoch} in {self.path} cannot be read ({reason}); choose another "
+                    "--out_dir and begin anew"
+                ) from error
         return jax.tree.map(
             lambda leaf, wanted: leaf if _size(wanted) else np.zeros(wanted.shape, wanted.dtype),
             found,
@@ -173,7 +193,7 @@ class RunFolder:
             )
         # Through JSON, as what is there has come: tuples are lists.
         wanted = json.loads(json.dumps(settings))
-        there = json.loads((self.path / CONFIG).read_text()).get("settings", {})
+        there = self.description().get("settings", {})
         changed = [
             f"{name} is {there.get(name)!r} there and {wanted.get(name)!r} now"
             for name in sorted(set(wanted) | set(there))

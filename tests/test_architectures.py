@@ -328,10 +328,15 @@ def test_a_quick_run_and_its_resumption(tmp_path):
     assert table.strip() in done.stdout
     assert (folder / "architectures.png").stat().st_size > 10_000
 
-    again = run(folder, "--quick")
+    # Another data set in the place of what the network was trained on.
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dataset_used"] == "mnist_5k"
+    (folder / "config.json").write_text(json.dumps(config | {"dataset_used": "mnist"}))
+    again = run(folder, "--quick", "--resume")
     assert again.returncode == 1
-    assert "already holds a run" in again.stderr
+    assert "is mnist_5k now, but" in again.stderr
     assert "Traceback" not in again.stderr
+    (folder / "config.json").write_text(json.dumps(config))
     # The last call, and a row that was cut off by a crash.
     last = [row for row in rows if row["part"] == "layers" and row["seed"] == 1][-2:]
     lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)

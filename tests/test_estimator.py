@@ -596,7 +596,9 @@ def test_only_the_same_columns_share_axes():
     )
     assert estimator.shared_axes(x, z[:, :299]) is None  # another number of columns
     assert estimator.shared_axes(x[:, :128], z[:, :128]) is None  # all columns are taken
-    assert estimator.shared_axes(np.ones((9, 20, 15)), np.ones((9, 300))) is None
+    assert estimator.shared_axes(x, z[:99]) is None
+    flat, shaped = estimator.shared_axes(x, z), estimator.shared_axes(x, z.reshape(100, 20, 15, 1))
+    np.testing.assert_array_equal(flat, shaped)
     with pytest.raises(ValueError, match="layer has a value that is not finite in row 3"):
         estimator.shared_axes(x, np.where(np.arange(100)[:, None] == 3, np.nan, z), ("x", "layer"))
 
@@ -621,6 +623,13 @@ def test_the_same_thing_twice_is_at_the_ceiling_and_says_so():
     assert found.nats > found.ceiling_nats - 0.1
     assert found.form == "infonce"
     assert any("Near the ceiling" in text for text in found.warnings)
+
+
+def test_what_is_at_the_ceiling_from_the_start_is_not_taken_for_nothing():
+    x = np.random.default_rng(0).normal(size=(200, 150))
+    found = mine_jax.lower_bound(x, x, config=mine.MineConfig(cross_fit=False, max_steps=50))
+    assert found.nats == pytest.approx(found.ceiling_nats, abs=1e-3)
+    assert not any("No network gained" in text for text in found.warnings)
 
 
 def test_what_is_above_the_ceiling_is_flagged_whatever_the_form():
@@ -657,10 +666,27 @@ def test_one_wrong_row_among_many_columns_does_not_hide_the_others():
     z = x[:, :4] + 5 * rng.normal(size=(2000, 4))
     config = mine.MineConfig(cross_fit=False, max_steps=100)
     clean = mine_jax.lower_bound(x, z, config=config)
-    x[7, 3] = 1e6
-    wrong = mine_jax.lower_bound(x, z, config=config)
     assert clean.nats == pytest.approx(2 * math.log(2), abs=0.1 + 3 * clean.stderr)
-    assert wrong.nats == pytest.approx(clean.nats, abs=0.1)
+    for far in (1e6, 1e200):
+        x[7, 3] = far
+        wrong = mine_jax.lower_bound(x, z, config=config)
+        assert wrong.nats == pytest.approx(clean.nats, abs=0.1)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e38])
+def test_a_row_is_drawn_in_however_far_it_is(far):
+    rows = np.random.default_rng(0).normal(size=(40, 200)).astype(np.float32)
+    usual = np.linalg.norm(rows, axis=1)
+    wrong = rows.copy()
+    wrong[3] = far
+    drawn = estimator._drawn_in(wrong, "x")
+    # Ten times as far as the others, which stay as they are.
+    np.testing.assert_array_equal(np.delete(drawn, 3, axis=0), np.delete(rows, 3, axis=0))
+    assert np.linalg.norm(drawn[3]) == pytest.approx(10 * np.median(usual), rel=0.1)
+    # Images of nothing are most of these, and no reason to draw in the others.
+    empty = np.zeros((40, 200), np.float32)
+    empty[:10] = rows[:10]
+    assert estimator._drawn_in(empty, "x") is empty
 
 
 def test_noise_needs_two_blocks():

@@ -1,6 +1,7 @@
 """The run folder: claims, rows, checkpoints."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -92,4 +93,9 @@ def test_checkpoints_return_what_was_saved_and_keep_the_last(tmp_path):
     everything = records.RunFolder(tmp_path / "all", keep=None)
     for epoch in (0, 4, 8):
         everything.save(epoch, like)
+    assert everything.epochs() == [0, 4, 8]
+    shutil.rmtree(tmp_path / "all" / "checkpoints" / "4")
+    with pytest.raises(records.RunFolderError, match=r"checkpoint 4 in .* cannot be read"):
+        everything.restore(4, like)
+    everything.save(4, like)  # earlier than the last one
     assert everything.epochs() == [0, 4, 8]
