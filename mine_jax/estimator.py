@@ -32,6 +32,9 @@ _COLUMNS_AT_ONCE = 512
 _AT_ONCE = 1 << 18  # numbers of a block of rows
 _FOR_MEDIAN = 1000  # rows that the median of each of many columns is taken of
 _FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
+# What one reporting sample may take off a value before it is told of: nats, and standard errors,
+# of which a single sample that decides makes up about one and two of them 0.7.
+_HEAVY, _SHARE_OF_STDERR = 0.1, 0.4
 _FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
@@ -1371,6 +1374,11 @@ def _estimate(
             f"Near the ceiling of {ceiling:.2f} nats that {size} reporting samples can support; "
             "the truth may be far above."
         )
+    if taken_off := _taken_off(reported.influence, stderr):
+        warnings.append(
+            f"A single reporting sample takes {taken_off:.2f} nats off the value, which is low by "
+            "chance; more samples would help."
+        )
     if train_nats - nats > max(0.1, 0.2 * nats) + 3 * stderr:
         warnings.append(
             f"Over-fitted: {train_nats:.2f} nats on training samples; more samples would help."
@@ -1392,6 +1400,12 @@ def _estimate(
         influence=np.asarray(reported.influence),
         form=form,
     )
+
+
+def _taken_off(influence: np.ndarray, stderr: float) -> float:
+    """Nats that one reporting sample takes off the value; 0 if that is no more than usual."""
+    heaviest = -float(influence.min()) / influence.size
+    return heaviest if heaviest > max(_HEAVY, _SHARE_OF_STDERR * stderr) else 0.0
 
 
 def _of_network(info: FitInfo, i: int) -> FitInfo:

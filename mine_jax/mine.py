@@ -40,10 +40,6 @@ _SINGLE = "_"  # the name of an array that came without one
 _FIRST = ("x_first", "z_first")
 _FROZEN = ("maps", "mean", "gaussian")  # set in closed form, not trained
 CEILING_MARGIN = 1.0  # nats below ln n from which single pairs decide about the value
-# Score that a lower one counts as, where networks are judged, in nats. T may be any function, and
-# pairs that are e^-30 times as frequent as by chance may as well be rarer. But a sample that
-# training saw nothing like can have −800, and would outweigh all others.
-_LEAST_SCORE = -30.0
 _LIMIT = 8.0  # standard deviations at which canonical projections are cut off
 _BLOCK = 256  # rows whose scores with all others are held at once
 
@@ -970,12 +966,10 @@ def _held_out(
         return value, value
     module = _module(canonical_of(params), z, pairs, config)
     x_codes, z_codes = _encode(params, x, z, module, pairs)
-    # The constant of a user's own T may be anything.
-    least = _LEAST_SCORE if isinstance(config.network, str) else -np.inf
     if pairings is not None:
-        sums = _sums_of_shifts(params, x_codes, z_codes, module, pairings, least)
+        sums = _sums_of_shifts(params, x_codes, z_codes, module, pairings)
     else:
-        sums = _sums_of_pairs(params, x_codes, z_codes, module, config.separable, errors, least)
+        sums = _sums_of_pairs(params, x_codes, z_codes, module, config.separable, errors)
     forms = ("nwj", "nwj") if config.bound == "nwj" else REPORTED
     axes = bounds.Sums(0, 0, 0, 0, 0, None)
     return tuple(
@@ -984,15 +978,14 @@ def _held_out(
 
 
 def _sums_of_shifts(
-    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, pairings: int, least: float
+    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, pairings: int
 ) -> bounds.Sums:
     """Of each sample with itself and with at most `pairings` others."""
     n = x_codes.shape[1]
     shifts = jnp.asarray(_spread(n, pairings))
 
     def shifted(shift: Array) -> Array:
-        scores = _apply(module, params, "score", x_codes, _rolled(z_codes, -shift))
-        return jnp.maximum(scores, least)
+        return _apply(module, params, "score", x_codes, _rolled(z_codes, -shift))
 
     joint = shifted(jnp.zeros((), shifts.dtype))
     others = jax.lax.map(shifted, shifts)  # one pairing at a time, for memory's sake
@@ -1014,13 +1007,7 @@ def _sums_of_shifts(
 
 
 def _sums_of_pairs(
-    params: dict,
-    x_codes: Array,
-    z_codes: Array,
-    module: nn.Module,
-    separable: bool,
-    errors: bool,
-    least: float,
+    params: dict, x_codes: Array, z_codes: Array, module: nn.Module, separable: bool, errors: bool
 ) -> bounds.Sums:
     """Of each sample with itself and all others, block by block of rows.
 
@@ -1035,7 +1022,7 @@ def _sums_of_pairs(
         right = jnp.concatenate([g, jnp.ones_like(b)[..., None], b[..., None]], axis=-1)
     else:
         left, right = x_codes, z_codes
-    joint = jnp.maximum(_apply(module, params, "score", x_codes, z_codes), least)
+    joint = _apply(module, params, "score", x_codes, z_codes)
     positions = jnp.arange(blocks * size).reshape(blocks, size)
 
     def block(rows: Array) -> tuple:
@@ -1045,7 +1032,7 @@ def _sums_of_pairs(
         else:
             scores = _apply(module, params, "pairs", there, right)
         counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
-        scores = jnp.where(counts[None], jnp.maximum(scores, least), -jnp.inf)
+        scores = jnp.where(counts[None], scores, -jnp.inf)
         row_sums = logsumexp(scores, axis=2)
         if not errors:
             return (row_sums,)

@@ -660,6 +660,17 @@ def test_few_stopping_samples_are_told_of():
     assert any("Only 6 stopping samples" in text for text in found.warnings)
 
 
+def test_a_sample_that_takes_much_off_is_told_of():
+    influence = np.random.default_rng(0).normal(size=(1, 800))
+    assert estimator._taken_off(influence, influence.std() / math.sqrt(800)) == 0
+    few = 3 * influence[:, :40]  # of few samples any takes a tenth of a nat off
+    assert few.min() / few.size < -0.1
+    assert estimator._taken_off(few, few.std() / math.sqrt(40)) == 0
+    influence[0, [3, 5]] = -365, -360
+    taken_off = estimator._taken_off(influence, influence.std() / math.sqrt(800))
+    assert taken_off == pytest.approx(365 / 800)
+
+
 def test_one_wrong_row_among_many_columns_does_not_hide_the_others():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 144)) * np.where(np.arange(144) < 4, 5, 0.1)

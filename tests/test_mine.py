@@ -258,20 +258,6 @@ def test_evaluate_is_the_bound_of_the_average_over_all_pairs(network):
         np.testing.assert_allclose(other.stderr, value.stderr, rtol=1e-4)
 
 
-@pytest.mark.parametrize("network", ["separable", "flat"])
-def test_the_lowest_scores_count_as_no_lower_than_the_least(network, monkeypatch):
-    config = replace(CONFIG, network=network)
-    x, z = samples()[0][:8], samples()[1]["close"][:8]  # no other test has compiled this
-    state = any_weights(mine.init(KEY, x, z, config))
-    matrix = scores_of(state.average, x, z, config)
-    least = float(np.median(matrix))
-    assert np.diag(matrix).min() < least
-    monkeypatch.setattr(mine, "_LEAST_SCORE", least)
-    value = mine.evaluate(state, jax.random.key(3), x, z, config, "donsker_varadhan")
-    wanted = donsker_varadhan(np.maximum(matrix, least))
-    np.testing.assert_allclose(value.nats, wanted, rtol=1e-4)
-
-
 def test_all_shifts_say_the_same_as_all_pairs():
     config = replace(CONFIG, network="flat")
     x, z = {"_": samples()[0][:9]}, {"_": samples()[1]["a_noise"][:9]}
