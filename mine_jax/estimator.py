@@ -34,7 +34,7 @@ _FOR_MEDIAN = 1000  # rows that the median of each of many columns is taken of
 _FARTHEST = 10.0  # distance from the mean beside the median one, of rows of many columns
 # What one reporting sample may take off a value before it is told of: nats, and standard errors,
 # of which a single sample that decides makes up about one and two of them 0.7.
-_HEAVY, _SHARE_OF_STDERR = 0.1, 0.4
+_HEAVY, _SHARE_OF_STDERR = 0.1, 0.5
 _FEW = 20  # stopping samples below which what they choose is chance
 _TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 _RIDGES = (0.001, 0.02, 0.3)
