@@ -127,6 +127,7 @@ def test_a_layer_as_the_main_job_observes_it():
     assert (made.dims, made.truth_nats, made.truth_stderr) == (2, 1.5, 0.1)
     assert made.x.shape == made.z.shape == (600, estimator.WIDE)
     # Two blocks: with the noise and without.
+    assert made.x[:300].var() > 1.5 * made.x[300:].var()
     noise = made.x[:300] - made.x[300:]
     assert noise.std() == pytest.approx(made.level, rel=0.02)
     np.testing.assert_array_equal(made.z[:300], made.z[300:])

@@ -172,7 +172,7 @@ def test_the_error_of_a_difference_is_no_smaller_than_the_spread_of_networks(scr
     assert stderr == pytest.approx(0.3 / math.sqrt(3))
 
 
-def test_the_tables_and_the_figure(script, tmp_path):
+def test_the_tables_and_the_figure(script, tmp_path, monkeypatch):
     rows = [
         row(carry, epoch=epoch, source=epoch - 4, seed=s, curve=(1.0 + epoch / 10, 2.0, 2.5))
         for carry in ("chain", "kept")
@@ -189,6 +189,15 @@ def test_the_tables_and_the_figure(script, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no fit of"):
         plotting.warm_start(rows, path, layer="conv1", variable="y")
+    drawn = []
+    monkeypatch.setattr(plotting, "_save", lambda figure, path: drawn.append(figure))
+    plotting.warm_start(rows, path, layer="relu3", variable="y")
+    starts = [
+        [line.get_ydata()[0] for line in ax.lines if len(line.get_ydata()) == 3]
+        for ax in drawn[0].axes[:2]
+    ]
+    # The chain begins with a cold fit, at the epoch that it comes from.
+    assert starts == [pytest.approx([0.0, 1.4, 1.8]), [0.0, 0.0, 0.0]]
 
 
 run = partial(run_experiment, "warm_start")
