@@ -865,6 +865,7 @@ def experiment(grid: Grid) -> None:
     used = data.name if data else None
     description = {"settings": settings, "dataset_used": used}
     before = folder.description().get("dataset_used")
+    before = before or next((row["dataset"] for row in folder.read(ROWS) if row["dataset"]), None)
     if data and before not in (None, used):
         raise ValueError(
             f"--dataset={FLAGS.dataset} is {used} now, but {FLAGS.out_dir} holds a run of "

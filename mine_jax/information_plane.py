@@ -90,7 +90,9 @@ class PlaneConfig:
             if getattr(self, name) < least
         ]
         if self.seed + self.num_seeds > 1 << 32:  # JAX would take it for a smaller one
-            problems.append(f"seed + num_seeds must be at most 2^32, got {self.seed}")
+            problems.append(
+                f"seed + num_seeds must be at most 2^32, got {self.seed} + {self.num_seeds}"
+            )
         if not self.layers or len(set(self.layers)) != len(self.layers):
             problems.append(f"layers must be different names, at least one, got {self.layers}")
         if not 0 <= self.noise_std < math.inf:

@@ -167,10 +167,10 @@ class RunFolder:
             try:
                 found = manager.restore(epoch, args=args)
             except (ValueError, OSError, KeyError) as error:
-                reason = str(error).splitlines()[0][:200]
+                reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
                 raise RunFolderError(
-                    f"checkpoint {epoch} in {self.path} cannot be read ({reason}); choose another "
-                    "--out_dir and begin anew"
+                    f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
+                    f"({reason}); begin anew with another --out_dir"
                 ) from error
         return jax.tree.map(
             lambda leaf, wanted: leaf if _size(wanted) else np.zeros(wanted.shape, wanted.dtype),

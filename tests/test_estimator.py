@@ -575,6 +575,18 @@ def in_many_columns(seed=0, n=N, columns=300, rank=6, strength=0.5):
     return x, x + rng.normal(size=x.shape), rank / 2 * math.log(1 + strength)
 
 
+def test_a_mapping_of_the_same_columns_and_others():
+    x, z, _ = in_many_columns(n=300)
+    named = {"noisy": z, "first": x[:, :1]}
+    both = small(x, named, max_steps=25, cross_fit=False)
+    widths = {
+        name: len(found.state.params["x_first"][0]["maps"][0]) for name, found in both.items()
+    }
+    again = small(x, named, init=both, max_steps=25, cross_fit=False)
+    assert set(again) == {"noisy", "first"}
+    assert widths == {"noisy": 2 * estimator.COMPONENTS, "first": estimator.COMPONENTS}
+
+
 @pytest.mark.parametrize("noisy_first", [False, True])
 def test_noise_in_many_columns_does_not_hide_what_both_sides_share(noisy_first):
     x, z, truth = in_many_columns()
@@ -597,6 +609,10 @@ def test_only_the_same_columns_share_axes():
     assert estimator.shared_axes(x, z[:, :299]) is None  # another number of columns
     assert estimator.shared_axes(x[:, :128], z[:, :128]) is None  # all columns are taken
     assert estimator.shared_axes(x, z[:99]) is None
+    with pytest.raises(
+        ValueError, match=r"axes of 300 columns do not fit layer of shape \(100, 6\)"
+    ):
+        estimator.prepare(x[:, :6], "layer", axes=estimator.shared_axes(x, z))
     flat, shaped = estimator.shared_axes(x, z), estimator.shared_axes(x, z.reshape(100, 20, 15, 1))
     np.testing.assert_array_equal(flat, shaped)
     with pytest.raises(ValueError, match="layer has a value that is not finite in row 3"):
@@ -660,15 +676,34 @@ def test_few_stopping_samples_are_told_of():
     assert any("Only 6 stopping samples" in text for text in found.warnings)
 
 
-def test_a_sample_that_takes_much_off_is_told_of():
-    influence = np.random.default_rng(0).normal(size=(1, 800))
-    assert estimator._taken_off(influence, influence.std() / math.sqrt(800)) == 0
-    few = 3 * influence[:, :40]  # of few samples any takes a tenth of a nat off
-    assert few.min() / few.size < -0.1
-    assert estimator._taken_off(few, few.std() / math.sqrt(40)) == 0
-    influence[0, [3, 5]] = -365, -360
-    taken_off = estimator._taken_off(influence, influence.std() / math.sqrt(800))
-    assert taken_off == pytest.approx(365 / 800)
+def test_a_pair_that_takes_much_off_is_told_of():
+    """Its score is high, and it is one of 640,000 pairs of 800 samples."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=800)
+    z = 0.9 * x + math.sqrt(1 - 0.9**2) * rng.normal(size=800)
+    scores = (0.9 * np.outer(x, z) - 0.405 * np.add.outer(x**2, z**2)) / (1 - 0.9**2)
+
+    def taken_off(scores, n=800):
+        others = np.where(np.eye(n, dtype=bool), -np.inf, scores[:n, :n])
+        full = np.logaddexp.reduce(scores[:n, :n], axis=1)
+        sums = bounds.Sums(
+            joint=jnp.asarray(np.diag(scores)[:n]),
+            rows=jnp.asarray(np.logaddexp.reduce(others, axis=1)),
+            columns=jnp.asarray(np.logaddexp.reduce(others, axis=0)),
+            squares=jnp.asarray(np.logaddexp.reduce(2 * others, axis=None)),
+            as_negative=jnp.asarray(np.exp(others - full[:, None]).sum(axis=0)),
+            others=jnp.asarray(n - 1.0),
+        )
+        found = bounds.held_out(sums, "donsker_varadhan")
+        return estimator._taken_off(np.asarray(found.influence)[None], float(found.stderr))
+
+    assert taken_off(scores) == 0
+    assert taken_off(scores, 40) == 0
+    scores[3, 5] = math.log(0.5 * 800 * 799)  # about half of the mean over all pairs
+    found = taken_off(scores)
+    assert 0.3 < found < 0.6
+    # A constant changes nothing.
+    assert taken_off(scores + 100) == pytest.approx(found, rel=1e-3)
 
 
 def test_one_wrong_row_among_many_columns_does_not_hide_the_others():

@@ -95,7 +95,7 @@ def test_checkpoints_return_what_was_saved_and_keep_the_last(tmp_path):
         everything.save(epoch, like)
     assert everything.epochs() == [0, 4, 8]
     shutil.rmtree(tmp_path / "all" / "checkpoints" / "4")
-    with pytest.raises(records.RunFolderError, match=r"checkpoint 4 in .* cannot be read"):
+    with pytest.raises(records.RunFolderError, match=r"checkpoint 4 in .* is missing, damaged"):
         everything.restore(4, like)
     everything.save(4, like)  # earlier than the last one
     assert everything.epochs() == [0, 4, 8]
