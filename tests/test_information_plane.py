@@ -214,8 +214,16 @@ def test_another_run_in_the_folder_is_an_error_that_says_what_to_do(run):
         run("run", "--epochs=0", "--resume", "--hidden=8")
 
 
-def test_several_seeds_are_networks_of_their_own(run):
+def test_several_seeds_are_networks_of_their_own(run, monkeypatch):
+    read, read_layers = [], information_plane.read_layers
+
+    def noted(key, state, *rest):
+        read.append(tuple(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(state.params)))
+        return read_layers(key, state, *rest)
+
+    monkeypatch.setattr(information_plane, "read_layers", noted)
     folder = run("several", "--epochs=1", "--seed=3", "--num_seeds=2")
+    assert len(read) == len(set(read)) == 4  # each network's own layers, at both epochs
     training, found = rows(folder, "training.jsonl"), rows(folder)
     assert [(row["epoch"], row["seed"]) for row in training] == [(0, 3), (0, 4), (1, 3), (1, 4)]
     keys = [(row["epoch"], row["seed"], row["variable"], row["layer"]) for row in found]
