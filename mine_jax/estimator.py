@@ -941,8 +941,8 @@ def prepare(
       (n, features) or (n, h, w, c), float32; labels one-hot, (n, classes), uint8.
 
     Raises:
-      ValueError: if there is no sample or no column, a value is not finite or not a number, or
-        there are more than `MOST_LABELS` different labels.
+      ValueError: if there is no sample or no column, a value is not finite or not a number, there
+        are more than `MOST_LABELS` different labels, or `axes` do not fit.
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")

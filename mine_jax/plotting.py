@@ -85,11 +85,11 @@ _HALO = (patheffects.withStroke(linewidth=2, foreground="white"),)
 def information_plane(records: Rows, config: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Draws I(X; L) against I(Y; L), one path for each layer, coloured by epoch.
 
-    With several seeds each is a thin line, their mean carries the markers, and a band is as wide
-    as two standard errors of the mean. Exact values, where
-    the records have them, are a second path beside a layer's own, dashed, with hollow markers of
-    the same shape and colours. Values that are not finite are left out. The vertical axis is
-    stretched near H(Y) where most values lie there, and says so.
+    With several seeds each is a thin line, their mean carries the markers, and a band reaches
+    two standard errors of the mean to either side. Exact values, where the records have them,
+    are a second path beside a layer's own, dashed, with hollow markers of the same shape and
+    colours. Values that are not finite are left out. The vertical axis is stretched near H(Y)
+    where most values lie there, and says so.
 
     Args:
         records: rows of `records.jsonl`, in nats: `seed, epoch, layer, variable ("x" or "y"),

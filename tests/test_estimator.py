@@ -683,11 +683,12 @@ def test_a_pair_that_takes_much_off_is_told_of():
     z = 0.9 * x + math.sqrt(1 - 0.9**2) * rng.normal(size=800)
     scores = (0.9 * np.outer(x, z) - 0.405 * np.add.outer(x**2, z**2)) / (1 - 0.9**2)
 
-    def taken_off(scores, n=800):
-        others = np.where(np.eye(n, dtype=bool), -np.inf, scores[:n, :n])
-        full = np.logaddexp.reduce(scores[:n, :n], axis=1)
+    def taken_off(scores):
+        n = len(scores)
+        others = np.where(np.eye(n, dtype=bool), -np.inf, scores)
+        full = np.logaddexp.reduce(scores, axis=1)
         sums = bounds.Sums(
-            joint=jnp.asarray(np.diag(scores)[:n]),
+            joint=jnp.asarray(np.diag(scores)),
             rows=jnp.asarray(np.logaddexp.reduce(others, axis=1)),
             columns=jnp.asarray(np.logaddexp.reduce(others, axis=0)),
             squares=jnp.asarray(np.logaddexp.reduce(2 * others, axis=None)),
@@ -698,7 +699,9 @@ def test_a_pair_that_takes_much_off_is_told_of():
         return estimator._taken_off(np.asarray(found.influence)[None], float(found.stderr))
 
     assert taken_off(scores) == 0
-    assert taken_off(scores, 40) == 0
+    few = 3 * rng.normal(size=(1, 40))  # of few samples any takes a tenth of a nat off
+    assert few.min() / few.size < -0.1
+    assert estimator._taken_off(few, few.std() / math.sqrt(40)) == 0
     scores[3, 5] = math.log(0.5 * 800 * 799)  # about half of the mean over all pairs
     found = taken_off(scores)
     assert 0.3 < found < 0.6

@@ -321,8 +321,8 @@ def test_bands_are_two_standard_errors_of_the_mean_wide():
     assert len(bands) == len(LAYERS)
     corners = np.concatenate([path.vertices for path in bands[0].get_paths()])
     # Halfway between two epochs, and nearly two standard errors aside.
-    halfway = [6.04 + 0.04 / 2 - 0.02 + 0.006, 2.04 + 0.04 / 2 - 0.02 + 0.006]
-    off = np.array(halfway) + 1.9 * stderr * np.array([1, -1])
+    halfway = np.array([6.026, 2.026])  # from 6.006, 2.006 to 6.046, 2.046
+    off = halfway + 1.9 * stderr * np.array([1, -1])
     assert any(path.contains_point(off) for path in bands[0].get_paths())
     for column, value in enumerate((6.0, 2.0)):
         last = value + 0.01 * 8 + 0.003 * 2  # of epoch 8, the mean over seeds
