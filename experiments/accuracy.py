@@ -386,7 +386,7 @@ def experiment() -> None:
             bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}")
             rows.add(measure(job))
 
-    from mine_jax import plotting
+    from mine_jax.information_plane import plotting
 
     made = [rows.by_key[job.key] for job in wanted]
     title = "Error against the number of samples" if FLAGS.curve else "Estimates and truths"

@@ -279,7 +279,7 @@ def presented(values: Array, form: str) -> Array:
 
 def latent_pairs(n: int, nats: float, seed: int) -> tuple[Array, Array]:
     """Standard normal x and z, (n, LATENTS) each, that share `nats`, evenly over the columns."""
-    from mine_jax import exact
+    from mine_jax.information_plane import exact
 
     rho = exact.correlation(nats, LATENTS)
     x, other = np.random.default_rng([number_of("latents"), seed]).standard_normal((2, n, LATENTS))
@@ -386,7 +386,7 @@ def noise_for(nats_of: Callable[[float], float], nats: float, scale: float) -> f
 
 def observed(values: Array, nats: float, key: Any) -> Layer:
     """A layer, (n, h, w, c) or (n, units), with the noise that leaves about `nats`."""
-    from mine_jax import exact
+    from mine_jax.information_plane import exact
 
     flat = np.asarray(values, np.float32).reshape(len(values), -1)
     scale = math.sqrt(np.mean(flat.var(axis=0, dtype=np.float64))) or 1.0
@@ -838,8 +838,8 @@ def main(argv: list[str]) -> None:
                 FLAGS[name].value = value
     try:
         check_flags()
-        from mine_jax.datasets import DatasetUnavailable
-        from mine_jax.records import RunFolderError
+        from mine_jax.lenet.datasets import DatasetUnavailable
+        from mine_jax.information_plane.records import RunFolderError
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
@@ -851,7 +851,8 @@ def main(argv: list[str]) -> None:
 def experiment(grid: Grid) -> None:
     """Measure what is missing, print, draw."""
     devices = platforms.select()
-    from mine_jax import datasets, plotting, records
+    from mine_jax.lenet import datasets
+    from mine_jax.information_plane import plotting, records
 
     folder = records.RunFolder(FLAGS.out_dir)
     folder.check(resume=FLAGS.resume)

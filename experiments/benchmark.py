@@ -218,7 +218,8 @@ def printed(command: str) -> dict[str, float]:
 
 def probe() -> list[Measured]:
     """A probe of LeNet-5 with all its fits, compilation apart: cold, and warm an epoch later."""
-    from mine_jax import LeNet5, datasets, information_plane
+    from mine_jax import LeNet5, information_plane
+    from mine_jax.lenet import datasets
 
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     config = information_plane.PlaneConfig(epochs=1, probe_every=1)
@@ -490,7 +491,7 @@ def benchmark() -> None:
     made.append(Measured("peak memory of this process", [peak], "GiB"))
     text = figures(made, others)
     if "growth" in FLAGS.parts:
-        from mine_jax import plotting
+        from mine_jax.information_plane import plotting
 
         rows = growth()
         with open(folder / "growth.csv", "w", newline="") as file:

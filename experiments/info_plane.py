@@ -156,8 +156,8 @@ def main(argv: list[str]) -> None:
     """Run the experiment; an error that the user can mend is a line of text and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
-    from mine_jax.datasets import DatasetUnavailable
-    from mine_jax.records import RunFolderError
+    from mine_jax.lenet.datasets import DatasetUnavailable
+    from mine_jax.information_plane.records import RunFolderError
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of a checkpoint
     try:
@@ -174,7 +174,9 @@ def experiment() -> None:
     show = print if first else (lambda text: None)
     compilation = platforms.Compilation().listen()
 
-    from mine_jax import datasets, diagnostics, exact, information_plane, lenet, plotting, records
+    from mine_jax.lenet import datasets
+    from mine_jax.information_plane import diagnostics, exact, plotting, records
+    from mine_jax import information_plane, lenet
 
     folder = records.RunFolder(FLAGS.out_dir, writes=first)
     folder.check(resume=FLAGS.resume)

@@ -9,7 +9,7 @@ import pytest
 from conftest import run_experiment
 from matplotlib.text import Text
 
-from mine_jax import plotting
+from mine_jax.information_plane import plotting
 
 COLUMNS = (
     *("problem", "family", "held_out", "n", "seed", "truth_nats", "truth_stderr", "nats"),

@@ -11,7 +11,8 @@ from conftest import load_experiment, run_experiment
 from matplotlib.text import Text
 from scipy import special
 
-from mine_jax import estimator, exact, plotting
+from mine_jax import estimator
+from mine_jax.information_plane import exact, plotting
 
 architectures = load_experiment("architectures")
 run = partial(run_experiment, "architectures")

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from mine_jax import datasets
+from mine_jax.lenet import datasets
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 MNIST = REPO.parent / "shared" / "data" / "mnist"
@@ -144,7 +144,7 @@ def assert_holds(dataset, name, arrays):
 
 def test_import_is_lazy():
     code = (
-        "import sys, mine_jax.datasets\n"
+        "import sys, mine_jax.lenet.datasets\n"
         "print({'tensorflow_datasets', 'mlxtend', 'tensorflow'} & set(sys.modules))"
     )
     done = subprocess.run(

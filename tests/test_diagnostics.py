@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mine_jax import diagnostics
+from mine_jax.information_plane import diagnostics
 
 LAYERS = ["a", "b"]
 H_Y = math.log(10)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 
 import mine_jax
-from mine_jax import bounds, estimator, exact, mine
+from mine_jax import bounds, estimator, mine
+from mine_jax.information_plane import exact
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mine_jax import exact
+from mine_jax.information_plane import exact
 
 KEY = jax.random.key(0)
 examples = settings(deadline=None, max_examples=25)

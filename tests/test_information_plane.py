@@ -15,7 +15,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from mine_jax import bounds, datasets, estimator, exact, information_plane, mine, records
+from mine_jax import bounds, estimator, information_plane, mine
+from mine_jax.lenet import datasets
+from mine_jax.information_plane import exact, records
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "info_plane.py"
 FILES = {

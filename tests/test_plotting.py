@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from mine_jax import plotting
+from mine_jax.information_plane import plotting
 
 LAYERS = ("conv1", "conv2", "relu3", "soft$max$")
 CONFIG = {
@@ -385,7 +385,7 @@ def test_distant_ceiling_is_announced_but_does_not_squeeze_the_values():
 def test_matplotlib_comes_with_plotting_alone_and_pyplot_never():
     code = (
         "import sys, mine_jax; print('matplotlib' in sys.modules);"
-        "import mine_jax.plotting; print('matplotlib.pyplot' in sys.modules)"
+        "import mine_jax.information_plane.plotting; print('matplotlib.pyplot' in sys.modules)"
     )
     root = Path(plotting.__file__).parents[1]
     run = subprocess.run(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mine_jax import records
+from mine_jax.information_plane import records
 from mine_jax.classifier import ClassifierState
 
 

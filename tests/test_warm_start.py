@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import load_experiment, run_experiment
 
-from mine_jax import MineConfig, mine, plotting
+from mine_jax import MineConfig, mine
+from mine_jax.information_plane import plotting
 
 WARM_START = load_experiment("warm_start")
 

@@ -25,7 +25,8 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from mine_jax import classifier, devices, estimator, exact, lenet, mine, records
+from mine_jax import classifier, devices, estimator, lenet, mine
+from mine_jax.information_plane import exact, records
 from mine_jax.classifier import ClassifierConfig, ClassifierState
 from mine_jax.estimator import Estimate
 from mine_jax.mine import Array, MineConfig, MineState
