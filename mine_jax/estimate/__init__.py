@@ -1,0 +1,27 @@
+"""`lower_bound`: the mutual information of two arrays, estimated with a standard error."""
+
+from mine_jax.estimate.lower_bound import (
+    Pair,
+    Splits,
+    choose_network,
+    init_states,
+    lower_bound,
+    lower_bounds,
+    split,
+)
+from mine_jax.estimate.preparation import is_labels, prepare
+from mine_jax.estimate.result import Estimate, History
+
+__all__ = [
+    "Estimate",
+    "History",
+    "Pair",
+    "Splits",
+    "choose_network",
+    "init_states",
+    "is_labels",
+    "lower_bound",
+    "lower_bounds",
+    "prepare",
+    "split",
+]
