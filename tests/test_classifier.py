@@ -183,12 +183,12 @@ def test_train_epoch_and_accuracy_called_again_compile_nothing(compilations):
         classifier.accuracy(state.params, model, *problem(), batch_size=60)
         return state
 
-    with compilations() as seen:
+    with compilations() as programs:
         state = epoch(state, jax.random.key(0))
-    assert len(seen) >= 2
-    with compilations() as seen:
+    assert len(programs) >= 2
+    with compilations() as programs:
         epoch(state, jax.random.key(1))
-    assert seen == []
+    assert programs == []
 
 
 def test_train_epoch_diverging_reports_nan():
@@ -220,8 +220,8 @@ def test_accuracy_in_blocks_equals_that_of_all_images(batch_size):
     state, _ = train(0)
     expected = float((Small().apply(state.params, images).argmax(-1) == labels).mean())
     assert 0.05 < expected < 0.95
-    got = classifier.accuracy(state.params, Small(), images, labels, batch_size=batch_size)
-    assert got == pytest.approx(expected)
+    result = classifier.accuracy(state.params, Small(), images, labels, batch_size=batch_size)
+    assert result == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("batch_size", [60, 1000])
@@ -229,10 +229,10 @@ def test_probe_in_blocks_equals_the_model_in_the_requested_order(batch_size):
     images, _ = problem()
     state, _ = train(0)
     names = ("logits", "hidden", "image")
-    got = classifier.probe(state.params, Small(), images, names, batch_size=batch_size)
-    assert tuple(got) == names
+    result = classifier.probe(state.params, Small(), images, names, batch_size=batch_size)
+    assert tuple(result) == names
     _, expected = Small().apply(state.params, images, probes=names)
-    assert_trees_close(got, expected, atol=1e-5)
+    assert_trees_close(result, expected, atol=1e-5)
 
 
 def test_accuracy_and_probe_without_images_blocks_or_names_raise():

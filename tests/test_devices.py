@@ -68,11 +68,11 @@ def test_use_in_two_processes_shards_batches_and_trains_as_one_device():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join((str(here.parent), str(here))),
+        "PYTHONPATH": os.pathsep.join((str(folder.parent), str(folder))),
     }
     processes = [
         subprocess.Popen(

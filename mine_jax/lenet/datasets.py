@@ -258,16 +258,16 @@ def _verified_files(
     name: str, folder: Path, url_infos: Mapping[str, UrlInfo]
 ) -> dict[str, Path] | None:
     """Return the paths of the four files by file name, verified; None if there are none."""
-    for place in (folder / name, folder):
-        missing = [file for file in FILES if not (place / file).is_file()]
+    for parent in (folder / name, folder):
+        missing = [file for file in FILES if not (parent / file).is_file()]
         if not missing:
             for url, info in url_infos.items():
-                _verify(place / str(info.filename), name, url, info)
-            return {file: place / file for file in FILES}
-        unpacked = any((place / file.removesuffix(".gz")).exists() for file in FILES)
+                _verify(parent / str(info.filename), name, url, info)
+            return {file: parent / file for file in FILES}
+        unpacked = any((parent / file.removesuffix(".gz")).exists() for file in FILES)
         if unpacked or len(missing) < len(FILES):
             raise FileNotFoundError(
-                f"{place} lacks {', '.join(missing)}: put all four files of {name} there, gzipped "
+                f"{parent} lacks {', '.join(missing)}: put all four files of {name} there, gzipped "
                 "as they are published, or name another --data_dir"
             )
     return None

@@ -33,8 +33,8 @@ def test_conv_each_form_equals_flax(shape, features, kernel_size, padding):
 
     expected, both = outputs(images)
     for values in both:
-        for got, wanted in zip(values, expected, strict=True):
-            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        for result, reference_values in zip(values, expected, strict=True):
+            np.testing.assert_allclose(result, reference_values, atol=1e-5)
 
 
 @pytest.mark.parametrize(
