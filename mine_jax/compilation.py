@@ -49,7 +49,6 @@ def jit(
     *,
     static_argnames: Sequence[str] = (),
     fast_compile: bool = False,
-    seldom: bool = False,  # TEMPORARY: the old name of fast_compile
 ) -> Any:
     """Compile a function once for each backend and mesh; usable as a decorator.
 
@@ -61,7 +60,6 @@ def jit(
       static_argnames: as for `jax.jit`.
       fast_compile: optimise less, for programs that run for less time than they compile.
     """
-    fast_compile = fast_compile or seldom  # TEMPORARY
     if function is None:
         return functools.partial(jit, static_argnames=static_argnames, fast_compile=fast_compile)
     compiled: dict[Any, Callable[..., Any]] = {}

@@ -83,4 +83,3 @@ def shard_batch(tree: Any) -> Any:
     )
 
 
-spread, everywhere = shard_batch, replicate  # TEMPORARY: the old names
