@@ -102,5 +102,5 @@ def test_resolved_changes_with_what_changes_the_numbers(change, changed):
 def test_resolved_with_too_few_images_raises():
     with pytest.raises(ValueError, match="batch_size = 50 is more than the 49 training images"):
         resolved(SMALL, 49)
-    with pytest.raises(ValueError, match="20 probed images are too few.*increase probe_size"):
+    with pytest.raises(ValueError, match=r"20 probed images are too few.*increase probe_size"):
         resolved(replace(SMALL, probe_size=20, mine=replace(ROUND_CONFIG, folds=11)), 300)

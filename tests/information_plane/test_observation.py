@@ -29,6 +29,7 @@ class Identity(nn.Module):
     """A model whose only layer, under any name, is its input."""
 
     def __call__(self, images, probes=()):
+        """Return the input as logits and as every probe."""
         return images, {name: images for name in probes}
 
 

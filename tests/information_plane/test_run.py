@@ -33,6 +33,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, images, probes=()):
+        """Return logits, and layers on request."""
         hidden = nn.tanh(nn.Dense(8)(images.reshape(len(images), -1)))
         logits = nn.Dense(2)(hidden)
         layers = {"hidden": hidden, "logits": logits, "again": logits}
