@@ -125,9 +125,9 @@ def test_read_layers_draws_noise_by_key_and_layer():
 def test_read_layers_standardized_are_columns_of_unit_variance():
     values = random_layer(100, 150)[0].reshape(100, 10, 15)
     layer = np.asarray(read(values, POSTER)["layer"])
-    # Nothing is compressed within four standard deviations.
+    # Linear within four standard deviations, and compressed little just beyond.
     expected = (values - values.mean(axis=0)) / values.std(axis=0)
-    np.testing.assert_allclose(layer, expected.reshape(100, 150), atol=1e-3)
+    np.testing.assert_allclose(layer, expected.reshape(100, 150), atol=0.05)
 
 
 @pytest.mark.parametrize(
