@@ -20,9 +20,7 @@ Noise = Literal["relative", "absolute"]
 ROUND_CONFIG = MineConfig(cross_fit=False, min_improvement=2e-3, max_steps=3000)
 # Noise that is redrawn in each batch has to be averaged out, and is hard to over-fit.
 NOISY_ROUND_CONFIG = replace(ROUND_CONFIG, batch_size=512, patience=8, weight_decay=0.05)
-POSTER_CONFIG = MineConfig.published(
-    preparation="standardized", cross_fit=False, max_steps=ROUND_CONFIG.max_steps
-)
+POSTER_CONFIG = MineConfig.published(max_steps=ROUND_CONFIG.max_steps)
 MIN_SPLIT_SAMPLES = 2  # of each kind: a standard error needs two
 MINIMA = {"epochs": 0, "probe_every": 1, "probe_size": 20, "seed": 0, "num_seeds": 1}
 

@@ -36,7 +36,7 @@ from mine_jax.information_plane.observation import (
     prepared_shape,
     read_layers,
 )
-from mine_jax.mine import MineState
+from mine_jax.mine import MineState, Samples
 
 PARTS = ("training", "probing", "fitting", "saving")
 
@@ -211,12 +211,14 @@ def _checkpoint_template(
     by_name = {name: layer(name) for name in config.layers}
     pairs = pairs_of(variables, dict.fromkeys(config.seeds, by_name))
 
-    def init_states(key: jax.Array, samples: Any) -> dict[str, MineState]:
-        named = {name: Pair(x, z, pairs[name].seed) for name, (x, z) in samples.items()}
+    def init_states(key: jax.Array, arrays: Any) -> dict[str, MineState]:
+        named = {
+            name: Pair(Samples(x), Samples(z), pairs[name].seed) for name, (x, z) in arrays.items()
+        }
         return estimate.init_states(named, config.mine_config, key)
 
-    samples = {name: (pair.x, pair.z) for name, pair in pairs.items()}
-    networks = jax.eval_shape(init_states, jax.random.key(0), samples)
+    arrays = {name: (pair.x.measured, pair.z.measured) for name, pair in pairs.items()}
+    networks = jax.eval_shape(init_states, jax.random.key(0), arrays)
     return list(pairs), {
         "classifier": jax.eval_shape(lambda: states),
         "networks": [networks[name] for name in pairs],
