@@ -1,0 +1,1 @@
+"""Lower bounds on the mutual information of paired samples."""
