@@ -81,5 +81,3 @@ def shard_batch(tree: Any) -> Any:
         ),
         tree,
     )
-
-

@@ -9,7 +9,7 @@ from mine_jax.estimate.lower_bound import (
     lower_bounds,
     split,
 )
-from mine_jax.estimate.preparation import is_labels, prepare
+from mine_jax.estimate.preparation import prepare
 from mine_jax.estimate.result import Estimate, History
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Splits",
     "choose_network",
     "init_states",
-    "is_labels",
     "lower_bound",
     "lower_bounds",
     "prepare",

@@ -8,7 +8,7 @@ ELLIPTICITY = (6, 7)  # the two moments that have a natural scale, from -1 to 1
 MIN_IMAGE_SIDE = 4  # pixels; smaller arrays have no shapes to describe
 MIN_ELLIPTICITY = 0.05  # shapes below have no direction
 MIN_WEIGHT = 1e-20  # total weight below which an image has no contrast
-BLOCK_ELEMENTS = 1 << 18  # numbers in a block of images: bounds the memory in float64
+BLOCK_ELEMENTS = 1 << 16  # numbers in a block of images: bounds the memory in float64
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
@@ -62,8 +62,9 @@ def _block_moments(images: np.ndarray, scale: float) -> np.ndarray:
     """Compute `moments` of a block of images divided by `scale`, not rounded."""
     n, height, width, channels = images.shape
     pixels = np.moveaxis(images, -1, 1).reshape(n, channels, height * width)
+    median = np.median(pixels, axis=2, keepdims=True) / np.float64(scale)
     pixels = np.divide(pixels, scale, dtype=np.float64)
-    contrast = pixels - np.median(pixels, axis=2, keepdims=True)
+    contrast = pixels - median
     weights = np.einsum("ncp,ncp->np", contrast, contrast).reshape(n, height, width)
     total = weights.sum(axis=(1, 2))
     flat = total <= MIN_WEIGHT

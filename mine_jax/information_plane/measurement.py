@@ -19,7 +19,7 @@ from mine_jax import estimate
 from mine_jax.estimate import Estimate, Pair
 from mine_jax.information_plane.config import PlaneConfig
 from mine_jax.information_plane.observation import Observed
-from mine_jax.mine import MineState, Samples
+from mine_jax.mine import MineState, Samples, is_labels
 
 Row = dict[str, Any]
 Layers = Mapping[str, jax.Array | Observed]
@@ -80,7 +80,7 @@ def pairs_of(variables: Mapping[str, jax.Array], layers: Mapping[int, Layers]) -
                 z = Samples(layer.layer if variable == "x" else variables[variable])
             else:
                 x, z = Samples(variables[variable]), Samples(layer)
-                if estimate.is_labels(x.measured):
+                if is_labels(x.measured):
                     x, z = z, x
             pairs[name] = Pair(x, z, seed)
     return pairs
