@@ -54,13 +54,14 @@ from architectures_grid import (
     row_key,
 )
 from architectures_report import TITLE, first_table_rows, report, summarize
-from mine_jax.information_plane.measurement import finite_or_none
 from tqdm import tqdm
 
 from mine_jax import MineConfig, estimate
-from mine_jax.estimate import Estimate, Pair, Samples
+from mine_jax.estimate import Estimate, Pair, preparation
+from mine_jax.information_plane.measurement import finite_or_none
 from mine_jax.information_plane.records import RunFolder
 from mine_jax.lenet.datasets import Dataset, load
+from mine_jax.mine import Samples
 
 ROWS = "rows.jsonl"
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
@@ -133,7 +134,7 @@ def prepare_pair(pair: Pair, network: Network) -> Pair:
     elif network.convolves:
         sides = [estimate.prepare(side, keep_shape=True) for side in sides]
     else:
-        axes = estimate.shared_axes(*sides)
+        axes = preparation.shared_axes(*sides)
         sides = [estimate.prepare(side, axes=axes) for side in sides]
     return Pair(*map(Samples, sides))
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy import special
 
 from mine_jax import classifier, information_plane
-from mine_jax.estimate import Pair, Samples
+from mine_jax.estimate import Pair
 from mine_jax.information_plane import PlaneConfig, exact
 from mine_jax.information_plane.records import RunFolder
 from mine_jax.lenet import LeNet5
 from mine_jax.lenet.datasets import Dataset
+from mine_jax.mine import Samples
 
 NUM_LATENTS = 4
 WIDE_COLUMNS = 784

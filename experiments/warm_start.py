@@ -33,12 +33,12 @@ import numpy as np
 import plots
 import warm_start_report
 from absl import flags
-from mine_jax.estimate import Estimate
 from tqdm import tqdm
 from warm_start_fits import Fit, Place, Plan, fit_all, make_rows, observe, plan_fits, train
 from warm_start_report import CHAIN, COLD, STARTS, Row
 
 from mine_jax import MineConfig
+from mine_jax.estimate import Estimate
 from mine_jax.information_plane import PlaneConfig
 from mine_jax.information_plane.records import RECORDS, RunFolder
 from mine_jax.lenet import PROBE_POINTS, LeNet5

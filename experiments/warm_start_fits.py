@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from mine_jax.information_plane.measurement import finite_or_none
 from tqdm import tqdm
 from warm_start_report import CHAIN, COLD, Row
 
 from mine_jax import MineConfig, MineState, classifier, devices, estimate, information_plane
 from mine_jax.estimate import Estimate, Pair
 from mine_jax.information_plane import PlaneConfig
+from mine_jax.information_plane.measurement import finite_or_none
 from mine_jax.lenet.datasets import Dataset
 
 SHRINK, PERTURB = 0.5, 0.1  # after Ash and Adams 2020, "On warm-starting neural network training"

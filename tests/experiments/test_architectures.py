@@ -13,11 +13,9 @@ from scipy import special
 from mine_jax import MineConfig
 
 script = load_experiment("architectures")
-data, grids, tables = (
-    script.architectures_data,
-    script.architectures_grid,
-    script.architectures_report,
-)
+data = load_experiment("architectures_data")
+grids = load_experiment("architectures_grid")
+tables = load_experiment("architectures_report")
 NETWORKS = {network.name: network for network in grids.NETWORKS}
 
 
@@ -257,12 +255,14 @@ def test_flag_values_wrong_flags_are_named(values, message):
         script.flag_values()
 
 
+@pytest.mark.usefixtures("compile_fast")
 def test_experiment_resumed_measures_the_missing_rows(tmp_path, capsys, monkeypatch):
     small = grids.QUICK._replace(
         base=grids.Architecture(8, 1), variants=(), networks=grids.QUICK.networks[:1], max_steps=20
     )
     monkeypatch.setattr(script, "QUICK", small)
-    values = {"out_dir": str(tmp_path), "quick": True, "n": 200, "seeds": 1, "platform": "cpu"}
+    values = {"out_dir": str(tmp_path), "quick": True, "n": 200, "seeds": 1}
+    values |= {"parts": ["layers"], "platform": "cpu"}
     with flagsaver.flagsaver(**values):
         script.experiment()
         assert (tmp_path / "architectures.md").read_text().splitlines()[
@@ -271,7 +271,7 @@ def test_experiment_resumed_measures_the_missing_rows(tmp_path, capsys, monkeypa
         path = tmp_path / "rows.jsonl"
         lines = path.read_text().splitlines(keepends=True)
         rows = list(map(json.loads, lines))
-        assert {row["part"] for row in rows} == set(grids.PARTS)
+        assert [row["data"] for row in rows] == [f"conv2 {form}" for form in data.FORMS]
         assert all(row["nats"] < row["ceiling_nats"] + 1e-6 for row in rows)
         path.write_text("".join(lines[:-2]) + lines[-2][:20])
         (tmp_path / "architectures.png").unlink()
