@@ -33,6 +33,7 @@ import numpy as np
 import plots
 from absl import flags
 from architectures_data import (
+    OBSERVED,
     Array,
     Layer,
     Sample,
@@ -95,7 +96,7 @@ def flag_values() -> dict[str, Any]:
     Raises:
       ValueError: naming every wrong flag.
     """
-    values = {name: FLAGS[name].value for name in SETTINGS}
+    values: dict[str, Any] = {name: FLAGS[name].value for name in SETTINGS}
     if FLAGS.quick:
         default = {name for name in QUICK_FLAGS if FLAGS[name].using_default_value}
         values |= {name: QUICK_FLAGS[name] for name in default}
@@ -136,7 +137,8 @@ def prepare_pair(pair: Pair, network: Network) -> Pair:
     else:
         axes = preparation.shared_axes(*sides)
         sides = [estimate.prepare(side, axes=axes) for side in sides]
-    return Pair(*map(Samples, sides))
+    x, z = map(Samples, sides)
+    return Pair(x, z)
 
 
 def mine_config(
@@ -257,7 +259,9 @@ def measure_all(
                 data, folder, values["epochs"], values["n"], nats, grid.layers
             )
             for name, layer in layers.items():
-                samples |= draw_noisy(layer, name, seed) | draw_observed(layer, name, seed)
+                samples |= draw_noisy(layer, name, seed)
+                if any(network.takes(OBSERVED) for network in by_network):
+                    samples |= draw_observed(layer, name, seed)
         for network, of_network in by_network.items():
             bar.set_postfix_str(network.name)
             yield from measure(of_network, samples, grid.max_steps)

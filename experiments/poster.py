@@ -8,6 +8,7 @@ to do the same; tests/experiments/test_poster.py compares their gradients.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,7 +36,7 @@ class StatisticsNetwork(nn.Module):
         return nn.Dense(1)(layer)[:, 0]
 
 
-def objective(params: dict, x: Array, z: Array, order: Array) -> Array:
+def objective(params: Any, x: Array, z: Array, order: Array) -> Array:
     """Compute the Donsker–Varadhan bound (eq. 5) in nats on a batch.
 
     Args:
@@ -66,8 +67,8 @@ def main() -> None:
 
     @jax.jit
     def step(
-        params: dict, opt_state: optax.OptState, key: Array
-    ) -> tuple[dict, optax.OptState, Array]:
+        params: Any, opt_state: optax.OptState, key: Array
+    ) -> tuple[Any, optax.OptState, Array]:
         batch_key, shuffle_key = jax.random.split(key)
         batch = jax.random.randint(batch_key, (BATCH_SIZE,), 0, TRAINING_SAMPLES)
         order = jax.random.permutation(shuffle_key, BATCH_SIZE)

@@ -47,7 +47,6 @@ from mine_jax.lenet.datasets import Dataset, load
 PATIENCE_STEPS = 200  # steps without improvement, as the main job without noise has it
 TRAINED = 0  # number of the checkpoint of the trained networks
 RESUMABLE = ("platform", "compilation_cache", "num_devices", "data_dir", "dataset")
-NOT_SETTINGS = ("resume", "out_dir", "progress", "publish")
 QUICK: Mapping[str, Any] = {
     "networks": 1,
     "statistics_seeds": 1,
@@ -110,8 +109,8 @@ flags.adopt_module_key_flags(common)
 
 
 def flag_values() -> dict[str, Any]:
-    """Return all flags by name; with --quick, small values for those that are not given."""
-    values = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
+    """Return the settings by name; with --quick, small values for those that are not given."""
+    values = common.settings_of(__name__)
     given = {name for name in values if not FLAGS[name].using_default_value}
     if values["quick"]:
         values |= {name: value for name, value in QUICK.items() if name not in given}
@@ -245,7 +244,7 @@ def experiment() -> None:
         folder.check(resume=FLAGS.resume)
         data = load(plan.dataset, FLAGS.data_dir)
         description = {
-            "settings": {name: values[name] for name in values if name not in NOT_SETTINGS},
+            "settings": values,
             "resolved": {"dataset": data.name, "mine": dataclasses.asdict(plan.mine)},
             "versions": common.versions(),
         }

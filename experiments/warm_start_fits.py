@@ -76,8 +76,8 @@ class Plan:
 
     def origin(self, fit: Fit) -> Fit:
         """Return the source of a warm start: of a chain its last link, or a cold fit."""
-        link = next((f for f in self.fits if (f.start, f.epoch) == (CHAIN, fit.source)), None)
-        return link if link and fit.start == CHAIN else Fit(COLD, fit.source, None)
+        starts = (COLD, CHAIN) if fit.start == CHAIN else (COLD,)
+        return [f for f in self.fits if f.epoch == fit.source and f.start in starts][-1]
 
     def needed(self, missing: Iterable[Fit]) -> tuple[Fit, ...]:
         """Return the missing fits and those that they start from or are compared with."""
@@ -111,7 +111,8 @@ def plan_fits(
         for start in (starts if distance == middle else starts[:1])
         if target >= distance
     ]
-    epochs = sorted({epoch for _, *pair in warm for epoch in pair})
+    sources = {fit.source for fit in warm if fit.source is not None}
+    epochs = sorted({fit.epoch for fit in warm} | sources)
     return tuple(
         fit
         for epoch in epochs

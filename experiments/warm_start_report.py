@@ -71,7 +71,7 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     for warm in (row for row in rows if row["start"] != COLD):
         cold = cold_rows[place(warm)]
         highest = max((value for value in cold["curve"] if value is not None), default=math.inf)
-        to_cold = tuple(steps_to(row, FRACTION * highest) for row in (warm, cold))
+        to_cold = steps_to(warm, FRACTION * highest), steps_to(cold, FRACTION * highest)
         to_reference: Steps = (None, None)
         decreases = None
         if (reference := warm["reference_nats"]) is not None:
@@ -128,7 +128,7 @@ def comparison_line(name: str, comparisons: Sequence[Comparison]) -> list[str]:
         return text
 
     def median_seconds(side: int) -> float:
-        rows = [(comparison[side], comparison.to_cold[side]) for comparison in comparisons]
+        rows = [((c.warm, c.cold)[side], c.to_cold[side]) for c in comparisons]
         return statistics.median(
             (steps or row["steps"]) * row["seconds_a_step"] for row, steps in rows
         )

@@ -7,8 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
-from conftest import load_experiment
+from conftest import load_experiment, set_flags
 
 from mine_jax import MineConfig, MineState
 
@@ -43,7 +42,7 @@ def make_row(start="kept", curve=(1.0, 2.0, 3.0), epoch=4, source=0, **values):
 
 
 def make_plan(**values):
-    with flagsaver.flagsaver(**values):
+    with set_flags(script, **values):
         return script.make_plan(script.flag_values())
 
 
@@ -80,7 +79,7 @@ def test_make_plan_published_changes_no_other_field():
 
 
 def test_flag_values_quick_leaves_given_flags():
-    with flagsaver.flagsaver(quick=True, max_steps=20):
+    with set_flags(script, quick=True, max_steps=20):
         values = script.flag_values()
         assert script.FLAGS.hidden is None
     assert values["max_steps"] == 20
@@ -226,7 +225,7 @@ def test_report_has_a_line_for_each_pair_start_and_distance():
 def flags(tmp_path):
     values = {"probe_size": 200, "max_steps": 20, "hidden": 8, "progress": False}
     values |= {"quick": True, "layers": ["softmax"], "starts": ["kept"], "platform": "cpu"}
-    with flagsaver.flagsaver(out_dir=str(tmp_path), **values):
+    with set_flags(script, out_dir=str(tmp_path), **values):
         yield script.FLAGS
 
 
