@@ -1,49 +1,32 @@
-"""Estimates beside known truths.
+"""Estimates beside known mutual information.
 
   python experiments/accuracy.py
-  python experiments/accuracy.py --problems=gaussian,blob --seeds=1
+  python experiments/accuracy.py --problems=gaussian,blob --seeds=1 --estimator=both
   python experiments/accuracy.py --curve
 
-Estimates the mutual information of the problems in problems.py by `mine_jax.lower_bound` with its
-defaults. A row goes to accuracy.csv in --out_dir as soon as it is known; tables (accuracy.md, also
-printed) and a figure (accuracy.png) follow. --curve lets the number of samples grow instead
-(curve.csv, curve.md).
+Estimates the mutual information of the problems in problems.py by `mine_jax.lower_bound`, with its
+defaults or with MINE as published. A row goes to accuracy.jsonl in --out_dir as soon as it is
+known; tables (accuracy.md, also printed) and a figure (accuracy.png) follow. --curve varies the
+number of samples instead (curve.md).
 """
 
-import csv
+import dataclasses
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import platforms
+import common
 import problems
-from absl import app, flags, logging
+from absl import flags
+from common import markdown_table, mean
 from problems import Problem
-from tables import table
 from tqdm import tqdm
 
-COLUMNS: Mapping[str, Callable[[str], Any]] = {
-    "problem": str,
-    "family": str,
-    "held_out": lambda text: text == "True",
-    "n": int,
-    "seed": int,
-    "truth_nats": float,
-    "truth_stderr": float,
-    "nats": float,
-    "stderr": float,
-    "train_nats": float,
-    "ceiling_nats": float,
-    "error": float,
-    "steps": int,
-    "seconds": float,
-    "converged": lambda text: text == "True",
-    "warnings": str,
-}
+ROWS = "accuracy.jsonl"
+ESTIMATORS = ("default", "published")
 SIZES = ("500", "1000", "2000", "5000", "10000", "20000", "60000")
 CURVE_PROBLEMS = (
     "gaussian d=5 I=2",
@@ -51,77 +34,49 @@ CURVE_PROBLEMS = (
     "labels axes classes=10 s=2",
     "independent d=10",
 )
-NEAR_CEILING = 0.9  # of the ceiling: truths above it cannot be reached
+NEAR_CEILING = 0.9  # fraction of the ceiling beyond which a truth cannot be reached
+# Flags that a resumed run may change: they say which rows it has, not what is in them.
+RESUMABLE_FLAGS = (
+    *("n", "seeds", "problems", "half", "estimator", "curve", "sizes"),
+    *("platform", "compilation_cache", "num_devices"),
+)
 
 Row = Mapping[str, Any]
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("n", 10_000, "Samples of a problem that asks for no number of its own.")
-flags.DEFINE_integer("seeds", 3, "Estimates of each problem, each with samples of its own.")
-flags.DEFINE_list("problems", [], "Names of problems, or parts of names, to measure. Default: all.")
+flags.DEFINE_integer("n", 10_000, "Samples of a problem that does not fix their number.")
+flags.DEFINE_integer("seeds", 3, "Estimates of each problem, each of other samples.")
+flags.DEFINE_list("problems", [], "Names of problems, or parts of names. Default: all.")
 flags.DEFINE_enum(
-    "half", "both", ("tuned", "held_out", "both"), "Problems seen in tuning, or held out of it."
+    "half", "both", ("tuned", "held_out", "both"), "Problems used in tuning, or held out of it."
+)
+flags.DEFINE_enum(
+    "estimator", "default", (*ESTIMATORS, "both"), "Configuration: MineConfig() or published()."
 )
 flags.DEFINE_string("out_dir", "runs/accuracy", "Folder for rows, tables and the figure.")
-flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure what is missing.")
-flags.adopt_module_key_flags(platforms)
-flags.DEFINE_bool("curve", False, "Measure a few problems with more and more samples.")
+flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure the missing ones.")
+flags.adopt_module_key_flags(common)
+flags.DEFINE_bool("curve", False, "Measure a few problems with several numbers of samples.")
 flags.DEFINE_list("sizes", list(SIZES), "Numbers of samples for --curve.")
 
 
 class Job(NamedTuple):
-    """One estimate to make: a problem, a number of samples, a seed."""
+    """One estimate: a problem, a number of samples, a seed, and one of `ESTIMATORS`."""
 
     problem: Problem
     n: int
     seed: int
+    estimator: str = "default"
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """What tells its row from others."""
-        return self.problem.name, self.n, self.seed
+    def key(self) -> tuple[str, int, int, str]:
+        """Key of its row."""
+        return self.problem.name, self.n, self.seed, self.estimator
 
 
-class Rows:
-    """A CSV file of `COLUMNS`; each row is on disk as soon as it is added."""
-
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path = path
-        self.by_key: dict[tuple[str, int, int], Row] = {}
-        whole = self._whole_lines()
-        if whole and not resume:
-            raise ValueError(
-                f"{path} already holds rows: keep them by --resume, or choose another --out_dir"
-            )
-        if whole and next(csv.reader(whole[:1])) != list(COLUMNS):
-            raise ValueError(f"{path} has other columns; choose another --out_dir")
-        for row in csv.DictReader(whole):
-            try:
-                typed = {name: read(row[name]) for name, read in COLUMNS.items()}
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path} has a row that cannot be read: {row}") from error
-            self.by_key[typed["problem"], typed["n"], typed["seed"]] = typed
-        if not whole:
-            whole = [",".join(COLUMNS) + "\n"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(whole))
-        os.replace(partial, path)
-
-    def add(self, row: Row) -> None:
-        """Append a row; it is on disk when this returns."""
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, list(COLUMNS), lineterminator="\n").writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
-        self.by_key[row["problem"], row["n"], row["seed"]] = row
-
-    def _whole_lines(self) -> list[str]:
-        """The lines of the file but for a last one that was cut off; none if there is no file."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text().splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]
+def key_of(row: Row) -> tuple[str, int, int, str]:
+    """Return the key of a row, as `Job.key`."""
+    return row["problem"], row["n"], row["seed"], row["estimator"]
 
 
 def chosen(parts: Sequence[str], half: str) -> list[Problem]:
@@ -154,30 +109,46 @@ def chosen(parts: Sequence[str], half: str) -> list[Problem]:
 
 
 def jobs() -> list[Job]:
-    """What the flags ask for; raises ValueError that names a flag that is wrong."""
-    if FLAGS.n < 1:
-        raise ValueError(f"--n must be at least 1, got {FLAGS.n}")
-    if FLAGS.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {FLAGS.seeds}")
-    seeds = range(FLAGS.seeds)
+    """Return the estimates that the flags describe; ValueError names a wrong flag."""
+    for name in ("n", "seeds"):
+        if FLAGS[name].value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    estimators = ESTIMATORS if FLAGS.estimator == "both" else (FLAGS.estimator,)
     if not FLAGS.curve:
-        found = chosen(FLAGS.problems, FLAGS.half)
-        return [Job(problem, problem.n or FLAGS.n, seed) for problem in found for seed in seeds]
+        return [
+            Job(problem, problem.n or FLAGS.n, seed, estimator)
+            for problem in chosen(FLAGS.problems, FLAGS.half)
+            for seed in range(FLAGS.seeds)
+            for estimator in estimators
+        ]
     try:
         sizes = sorted({int(size) for size in FLAGS.sizes})
     except ValueError:
         sizes = []
     if not sizes or sizes[0] < 1:
         raise ValueError(f"--sizes must be whole numbers above 0, got {','.join(FLAGS.sizes)}")
-    if FLAGS.problems:
-        found = chosen(FLAGS.problems, FLAGS.half)
-    else:
-        found = [problems.find(name) for name in CURVE_PROBLEMS]
-    return [Job(problem, n, seed) for problem in found for n in sizes for seed in seeds]
+    wanted = chosen(FLAGS.problems or CURVE_PROBLEMS, FLAGS.half)
+    return [
+        Job(problem, n, seed, estimator)
+        for problem in wanted
+        for n in sizes
+        for seed in range(FLAGS.seeds)
+        for estimator in estimators
+    ]
+
+
+def configurations() -> dict[str, Any]:
+    """Return the `MineConfig` of each estimator."""
+    import mine_jax
+
+    return {
+        "default": mine_jax.MineConfig(),
+        "published": mine_jax.MineConfig.published(),
+    }
 
 
 def measure(job: Job) -> Row:
-    """Draw a problem's samples, estimate, and compare with the truth: a row of `COLUMNS`."""
+    """Draw a problem's samples, estimate, and compare with the truth."""
     import jax
 
     import mine_jax
@@ -185,29 +156,37 @@ def measure(job: Job) -> Row:
     x, z = problems.draw(job.problem, job.n, job.seed)
     start = time.perf_counter()
     try:
-        estimate = mine_jax.lower_bound(x, z, key=jax.random.key(job.seed))
-        nats = float(estimate.nats)
+        estimate = mine_jax.lower_bound(
+            x, z, key=jax.random.key(job.seed), config=configurations()[job.estimator]
+        )
     except ValueError as error:
         raise ValueError(f"{job.problem.name}: {error}") from error
     seconds = time.perf_counter() - start
+    nats = float(estimate.nats)
     return {
         "problem": job.problem.name,
         "family": job.problem.family,
         "held_out": job.problem.held_out,
         "n": job.n,
         "seed": job.seed,
+        "estimator": job.estimator,
         "truth_nats": job.problem.truth_nats,
         "truth_stderr": job.problem.truth_stderr,
-        "nats": nats,
-        "stderr": float(estimate.stderr),
-        "train_nats": float(estimate.train_nats),
+        "nats": nats if math.isfinite(nats) else None,
+        "stderr": finite(estimate.stderr),
+        "train_nats": finite(estimate.train_nats),
         "ceiling_nats": float(estimate.ceiling_nats),
-        "error": nats - job.problem.truth_nats,
+        "error": finite(nats - job.problem.truth_nats),
         "steps": int(estimate.steps),
         "seconds": round(seconds, 3),
         "converged": bool(estimate.converged),
-        "warnings": " | ".join(estimate.warnings),
+        "warnings": list(estimate.warnings),
     }
+
+
+def finite(value: Any) -> float | None:
+    """Return a number that JSON can hold: None for nan and infinities."""
+    return float(value) if math.isfinite(value) else None
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -228,12 +207,6 @@ def overshoot(row: Row) -> float:
     return row["error"] - noise(row)
 
 
-def mean(values: Iterable[float]) -> float:
-    """Their mean; NaN of none."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else math.nan
-
-
 def grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
     """Rows by the value of a column, in order of first appearance."""
     groups: dict[Any, list[Row]] = {}
@@ -243,48 +216,71 @@ def grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """What all rows say together, as a Markdown list."""
-    finite = [row for row in rows if math.isfinite(row["nats"])]
-    reachable = [row for row in finite if not near_ceiling(row)]
-    beyond = [row for row in finite if near_ceiling(row)]
-    flagged = sum("ceiling" in row["warnings"] for row in beyond)
-    slowest = max(rows, key=lambda row: row["seconds"])
+    """Summarize the rows of one estimator as a Markdown list."""
+    finite_rows = [row for row in rows if row["nats"] is not None]
+    reachable = [row for row in finite_rows if not near_ceiling(row)]
+    beyond = [row for row in finite_rows if near_ceiling(row)]
+    flagged = sum("ceiling" in " ".join(row["warnings"]) for row in beyond)
     lines = [
         f"{len(rows)} estimates of {len(grouped(rows, 'problem'))} problems; "
         f"{sum(not row['converged'] for row in rows)} not converged, "
-        f"{len(rows) - len(finite)} not finite"
+        f"{len(rows) - len(finite_rows)} not finite"
     ]
     for half, wanted in (("all", (True, False)), ("tuned", (False,)), ("held out", (True,))):
         errors = [abs(row["error"]) for row in reachable if row["held_out"] in wanted]
         if errors:
-            average = f"{mean(errors):.4f} nats ({len(errors)} estimates)"
-            lines.append(f"mean |error|, {half}: {average}")
-    if finite:
+            lines.append(
+                f"mean abs error, {half}: {mean(errors):.4f} nats ({len(errors)} estimates)"
+            )
+    if finite_rows:
         lines.append(
             "truth within 3 standard errors, or above the estimate: "
-            f"{mean(overshoot(row) <= 0 for row in finite):.1%} (within 3 standard errors: "
-            f"{mean(abs(row['error']) <= noise(row) for row in finite):.1%})"
+            f"{mean(overshoot(row) <= 0 for row in finite_rows):.1%} (within 3 standard errors: "
+            f"{mean(abs(row['error']) <= noise(row) for row in finite_rows):.1%})"
         )
-        worst = max(finite, key=overshoot)
+        worst = max(finite_rows, key=overshoot)
         lines.append(
-            f"worst overshoot beyond 3 standard errors: {overshoot(worst):.4f} nats, "
+            f"largest overshoot beyond 3 standard errors: {overshoot(worst):.4f} nats, "
             f"{worst['problem']}, seed {worst['seed']}"
             if overshoot(worst) > 0
-            else "worst overshoot beyond 3 standard errors: none"
+            else "largest overshoot beyond 3 standard errors: none"
         )
-    lines += [
-        f"truth above {NEAR_CEILING} of the ceiling, not in the mean errors: {len(beyond)} "
-        f"estimates, {flagged} of them flagged",
-        f"slowest call: {slowest['seconds']:.1f} s, {slowest['problem']}",
-    ]
+    lines.append(
+        f"truth above {NEAR_CEILING} of the ceiling, left out of the mean errors: {len(beyond)} "
+        f"estimates, {flagged} of them with a warning"
+    )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def comparison(rows: Sequence[Row]) -> str:
+    """Return a table of both estimators by family, of truths that can be reached."""
+
+    def line(name: str, family: Sequence[Row]) -> list[str]:
+        cells = [name]
+        by_estimator = grouped(
+            [row for row in family if row["nats"] is not None and not near_ceiling(row)],
+            "estimator",
+        )
+        for estimator in ESTIMATORS:
+            own = by_estimator.get(estimator, [])
+            cells += [
+                common.number(mean(abs(row["error"]) for row in own), ".4f"),
+                common.number(mean(row["error"] for row in own), "+.4f"),
+                common.number(mean(row["seconds"] for row in own), ".1f"),
+            ]
+        return cells
+
+    values = ("mean abs error", "mean error", "s")
+    head = ["family", *(f"{name}: {value}" for name in ESTIMATORS for value in values)]
+    families = grouped(rows, "family").items()
+    return markdown_table(head, [*(line(*item) for item in families), line("all", rows)])
 
 
 def by_family(rows: Sequence[Row]) -> str:
     """A table with a line for each family, and one for all, of truths that can be reached."""
 
     def line(name: str, own: Sequence[Row]) -> list[str]:
-        used = [row for row in own if math.isfinite(row["nats"]) and not near_ceiling(row)]
+        used = [row for row in own if row["nats"] is not None and not near_ceiling(row)]
         return [
             name,
             str(len(used)),
@@ -298,14 +294,14 @@ def by_family(rows: Sequence[Row]) -> str:
 
     head = ("family", "runs", "mean abs error", "mean error", "stderr", "not above", "s", "longest")
     families = grouped(rows, "family").items()
-    return table(head, [*(line(name, own) for name, own in families), line("all", rows)])
+    return markdown_table(head, [*(line(name, own) for name, own in families), line("all", rows)])
 
 
 def by_problem(rows: Sequence[Row]) -> str:
     """A table with a line for each problem: means over its seeds."""
     lines = []
     for name, own in grouped(rows, "problem").items():
-        values = [row["nats"] for row in own]
+        values = [math.nan if row["nats"] is None else row["nats"] for row in own]
         remarks = {
             "near the ceiling": any(near_ceiling(row) for row in own),
             "above the truth": any(overshoot(row) > 0 for row in own),
@@ -326,7 +322,7 @@ def by_problem(rows: Sequence[Row]) -> str:
             ]
         )
     head = ("problem", "half", "truth", "mean", "range", "stderr", "mean error", "s", "remarks")
-    return table(head, lines)
+    return markdown_table(head, lines)
 
 
 def curve_tables(rows: Sequence[Row]) -> str:
@@ -343,60 +339,74 @@ def curve_tables(rows: Sequence[Row]) -> str:
             by_n = grouped(own, "n")
             values = [mean(row[name] for row in by_n[n]) for n in sizes]
             lines.append([problem.replace("|", "\\|"), *map(form.format, values)])
-        parts.append(f"## {title}\n\n" + table(["problem", *(f"n = {n:,}" for n in sizes)], lines))
+        parts.append(
+            f"## {title}\n\n" + markdown_table(["problem", *(f"n = {n:,}" for n in sizes)], lines)
+        )
     return "\n\n".join(parts)
 
 
-def report(rows: Sequence[Row], title: str, *, curve: bool) -> str:
-    """The tables of a run, in Markdown."""
-    parts = [f"# {title}", summary(rows)]
-    if curve:
-        parts.append(curve_tables(rows))
-    else:
-        parts += ["## By family", by_family(rows), "## By problem", by_problem(rows)]
+def report(rows: Sequence[Row], *, curve: bool) -> str:
+    """Return the tables of a run, in Markdown."""
+    parts = []
+    by_estimator = grouped(rows, "estimator")
+    if len(by_estimator) > 1:
+        parts += ["## Both estimators by family, in nats", comparison(rows)]
+    for estimator, own in by_estimator.items():
+        title = "MINE as published" if estimator == "published" else "Default configuration"
+        parts += [f"## {title}", summary(own)]
+        if curve:
+            parts.append(curve_tables(own))
+        else:
+            parts += ["### By family", by_family(own), "### By problem", by_problem(own)]
     return "\n\n".join(parts)
 
 
-# --- The run ------------------------------------------------------------------------------------
-
-
-def main(argv: list[str]) -> None:
-    """Run the experiment; an error that the user can mend is a line of text and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there
-    try:
-        experiment()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+# --- The run --------------------------------------------------------------------------------------
 
 
 def experiment() -> None:
     """Validate, measure what is missing, print, draw."""
-    wanted = jobs()
-    devices = platforms.select()
-    name = "curve" if FLAGS.curve else "accuracy"
-    folder = Path(FLAGS.out_dir)
-    rows = Rows(folder / f"{name}.csv", resume=FLAGS.resume)
-    missing = [job for job in wanted if job.key not in rows.by_key]
-    print(f"{len(wanted)} estimates, {len(missing)} of them to make; {', '.join(devices)}")
+    with common.user_errors():
+        wanted = jobs()
+        devices = common.select_devices()
+        from mine_jax.information_plane.records import RunFolder
+
+        folder = RunFolder(FLAGS.out_dir)
+        configs = {name: dataclasses.asdict(made) for name, made in configurations().items()}
+        description = {
+            "settings": common.settings_of(sys.modules[__name__]),
+            "resolved": configs,
+            "versions": common.versions(),
+            "devices": devices,
+        }
+        folder.open(description, resume=FLAGS.resume, may_differ=RESUMABLE_FLAGS)
+        by_key = folder.resume_rows(ROWS, key_of)
+    missing = [job for job in wanted if job.key not in by_key]
+    print(f"{len(wanted)} estimates, {len(missing)} of them to measure; {', '.join(devices)}")
     bar = tqdm(missing, disable=None)  # none where there is no terminal
-    with platforms.spread():
+    with common.device_mesh():
         for job in bar:
-            bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}")
-            rows.add(measure(job))
+            bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}, {job.estimator}")
+            row = measure(job)
+            folder.append(ROWS, [row])
+            by_key[job.key] = row
+    import plots
 
-    from mine_jax.information_plane import plotting
-
-    made = [rows.by_key[job.key] for job in wanted]
+    rows = [by_key[job.key] for job in wanted]
+    name = "curve" if FLAGS.curve else "accuracy"
     title = "Error against the number of samples" if FLAGS.curve else "Estimates and truths"
-    text = report(made, title, curve=FLAGS.curve)
+    text = report(rows, curve=FLAGS.curve)
     print(f"\n{text}\n")
-    (folder / f"{name}.md").write_text(text + "\n")
+    (folder.path / f"{name}.md").write_text(f"# {title}\n\n{text}\n")
+    figures = []
+    drawn = [row for row in rows if row["estimator"] == rows[0]["estimator"]]
     if not FLAGS.curve:
-        plotting.accuracy(made, folder / "accuracy.png")
-    print(f"Written to {os.path.relpath(folder)}")
+        figures.append(folder.path / "accuracy.png")
+        plots.accuracy(drawn, figures[0])
+    if FLAGS.publish:
+        common.write_page(name, title, text, figures)
+    print(f"Written to {os.path.relpath(folder.path)}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(experiment)

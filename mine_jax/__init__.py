@@ -1,13 +1,21 @@
-"""Information planes of neural networks with MINE, in JAX.
+"""Mutual information of samples, and information planes of networks, by MINE in JAX.
 
-`lower_bound(x, z)` is the shortest way in; `information_plane.run` draws on any model.
+`lower_bound(x, z)` is the shortest way in; `information_plane.run` draws the plane of any model.
 """
 
-from mine_jax.bounds import donsker_varadhan
-from mine_jax.estimator import Estimate, lower_bound
+from mine_jax.estimate import Estimate, lower_bound
 from mine_jax.lenet import LeNet5
-from mine_jax.mine import MineConfig, MineInfo, MineState, evaluate, fit, init, step
-from mine_jax.statistics_network import StatisticsNetwork
+from mine_jax.mine import (
+    MineConfig,
+    MineInfo,
+    MineState,
+    StatisticsNetwork,
+    donsker_varadhan,
+    evaluate,
+    fit,
+    init,
+    step,
+)
 
 __all__ = [
     "Estimate",

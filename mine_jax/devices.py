@@ -1,8 +1,8 @@
-"""Several devices: a mesh over which the samples of a batch are spread.
+"""Computation on several devices: a mesh that shards the samples of a batch.
 
-Everything else is on all devices alike, so that a program says no more than which arrays have
-samples in front (`spread`); the compiler does the rest. Results are those of one device up to the
-order of sums. Without a mesh nothing here does anything.
+Everything else is replicated, so a program only marks the arrays whose first axis is samples
+(`shard_batch`); the compiler does the rest. Results agree with those of one device up to the order
+of summation. Without a mesh the functions here have no effect.
 """
 
 from collections.abc import Iterator
@@ -10,21 +10,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_SAMPLES = "samples"
+SAMPLES_AXIS = "samples"
 
 
 @contextmanager
 def use(number: int | None) -> Iterator[None]:
-    """Spread what is computed inside over devices, those of other processes included.
+    """Use a mesh of several devices, those of other processes included, inside the context.
 
     Args:
-      number: of devices; None for all there are. With one there is no mesh.
+      number: number of devices; None for all. With one device there is no mesh.
 
     Raises:
-      ValueError: if there are not as many, or some processes would have none of them.
+      ValueError: if there are fewer devices, or if some processes would have none of them.
     """
     devices = jax.devices()
     number = len(devices) if number is None else number
@@ -38,26 +39,26 @@ def use(number: int | None) -> Iterator[None]:
     if number == 1:
         yield
         return
-    mesh = Mesh(np.array(devices[:number]), (_SAMPLES,), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(devices[:number]), (SAMPLES_AXIS,), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         yield
 
 
 def mesh() -> Mesh | None:
-    """The mesh that `use` has made; None without one."""
+    """Return the mesh of `use`; None without one."""
     current = jax.sharding.get_mesh()
-    return current if _SAMPLES in current.axis_names else None
+    return current if SAMPLES_AXIS in current.axis_names else None
 
 
-def everywhere(tree: Any) -> Any:
-    """The arrays of a pytree on all devices of the mesh."""
+def replicate(tree: Any) -> Any:
+    """Put the arrays of a pytree on all devices of the mesh."""
     current = mesh()
     if current is None:
         return jax.tree.map(jax.device_put, tree)
     sharding = NamedSharding(current, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
@@ -66,15 +67,15 @@ def everywhere(tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-def spread(tree: Any) -> Any:
-    """Under `jit`: arrays with samples in front, spread where the mesh divides their number."""
+def shard_batch(tree: Any) -> Any:
+    """Shard arrays by their first axis where the mesh divides its size; for use under `jit`."""
     current = jax.sharding.get_abstract_mesh()
-    if _SAMPLES not in current.axis_names:
+    if SAMPLES_AXIS not in current.axis_names:
         return tree
-    parts = current.shape[_SAMPLES]
+    parts = current.shape[SAMPLES_AXIS]
     return jax.tree.map(
         lambda leaf: (
-            jax.lax.with_sharding_constraint(leaf, PartitionSpec(_SAMPLES))
+            jax.lax.with_sharding_constraint(leaf, PartitionSpec(SAMPLES_AXIS))
             if leaf.shape[0] % parts == 0
             else leaf
         ),

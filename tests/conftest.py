@@ -13,16 +13,12 @@ import jax
 import pytest
 from absl import flags
 
-from mine_jax import estimator
-
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# So that what another test has compiled is not compiled again.
-estimator._MOST_COMPILED = 200
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
 )
@@ -74,7 +70,7 @@ def load_experiment(name):
         sys.path.remove(str(EXPERIMENTS))
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
-        sys.modules.pop("platforms", None)
+        sys.modules.pop("common", None)
     return module
 
 

@@ -1,4 +1,4 @@
-"""jit with options: the same results, one compilation, and a part of what traces it."""
+"""Tests of `jit`: results, number of compilations, use inside other traces, compiler options."""
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +9,62 @@ from mine_jax import compilation
 from mine_jax.compilation import jit
 
 
-@pytest.mark.parametrize("seldom", [False, True])
-def test_it_computes_what_the_function_does_and_compiles_once_for_a_shape(seldom):
-    @jit(static_argnames=("power",), seldom=seldom)
+@pytest.fixture
+def options_of_backend(monkeypatch):
+    """Set the options of the backend in use, whichever it is."""
+
+    def set_options(options):
+        monkeypatch.setattr(compilation, "OPTIONS", {jax.default_backend(): options})
+        compilation.supported_options.cache_clear()
+
+    yield set_options
+    compilation.supported_options.cache_clear()
+
+
+@pytest.mark.parametrize("fast_compile", [False, True])
+def test_jit_called_again_compiles_only_for_new_static_arguments(compilations, fast_compile):
+    @jit(static_argnames=("power",), fast_compile=fast_compile)
     def raised(values, power):
-        """Named as it was."""
         return values**power
 
     values = jnp.arange(4.0)
-    np.testing.assert_allclose(raised(values, power=3), np.arange(4.0) ** 3)
-    raised(values + 1, power=3)
-    assert raised.cache_size() == 1
-    raised(values, power=2)
-    assert raised.cache_size() == 2
-    assert raised.__name__ == "raised"
-    assert raised.__doc__ == "Named as it was."
+    compilation.supported_options(jax.default_backend())
+    with compilations() as programs:
+        np.testing.assert_allclose(raised(values, power=3), np.arange(4.0) ** 3)
+        raised(values, power=3)
+    assert len(programs) == 1
+    with compilations() as programs:
+        raised(values, power=2)
+    assert len(programs) == 1
 
 
-def test_it_is_a_part_of_what_traces_it():
-    @jit()
-    def twice(values):
-        return 2 * values
-
+def test_jit_called_in_a_trace_is_a_part_of_it():
+    twice = jit(lambda values: 2 * values)
     assert jax.jit(lambda values: twice(values) + 1)(3.0) == 7
     assert jax.grad(twice)(3.0) == 2
-    assert twice.cache_size() == 0
+    np.testing.assert_array_equal(jax.vmap(twice)(jnp.arange(3)), [0, 2, 4])
 
 
-def test_what_is_called_seldom_is_optimised_less():
-    usual, seldom = (compilation.options("cpu", flag) for flag in (False, True))
-    assert usual["xla_backend_optimization_level"] == 1
-    assert seldom["xla_backend_optimization_level"] == 0
-    assert compilation.options("tpu") == {}
+def test_jit_option_unknown_to_jax_is_logged_and_omitted(options_of_backend, caplog):
+    options_of_backend({"xla_no_such_option": 1})
+    with caplog.at_level("WARNING", logger="absl"):
+        assert jit(lambda: 3)() == 3
+        assert jit(lambda: 4)() == 4
+    assert [record.args[1] for record in caplog.records] == ["xla_no_such_option"]
 
 
-def test_an_option_that_jax_does_not_know_is_left_out(monkeypatch):
-    known = {"xla_backend_optimization_level": 1}
-    monkeypatch.setattr(compilation, "_OPTIONS", {"cpu": known | {"xla_no_such_option": 1}})
-    compilation.known_options.cache_clear()
-    assert compilation.options("cpu") == known
-    compilation.known_options.cache_clear()
+@pytest.mark.parametrize(("fast_compile", "level"), [(False, 1), (True, 0)])
+def test_jit_fast_compile_lowers_the_optimization_level(
+    options_of_backend, monkeypatch, fast_compile, level
+):
+    options_of_backend({compilation.OPTIMIZATION_LEVEL: 1})
+    compilation.supported_options(jax.default_backend())
+    used, real = [], jax.jit
+
+    def record(function, compiler_options, **kwargs):
+        used.append(compiler_options)
+        return real(function, **kwargs)
+
+    monkeypatch.setattr(jax, "jit", record)
+    jit(lambda: 0, fast_compile=fast_compile)()
+    assert used == [{compilation.OPTIMIZATION_LEVEL: level}]

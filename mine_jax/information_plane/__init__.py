@@ -1,35 +1,39 @@
 """The information plane of a model in training: train k epochs, probe, fit, record."""
 
-from mine_jax.information_plane.run import (
-    ROUND,
-    ROUND_WITH_NOISE,
-    Inputs,
-    Observed,
+from mine_jax.information_plane.config import (
+    NOISY_ROUND_CONFIG,
+    POSTER_CONFIG,
+    ROUND_CONFIG,
     PlaneConfig,
-    Result,
-    inputs_of,
-    measure,
-    measure_all,
-    observe,
     probe_rows,
-    read_layers,
-    run,
-    turned_to,
+    resolved,
+    seed_keys,
 )
+from mine_jax.information_plane.measurement import measure, pairs_of
+from mine_jax.information_plane.observation import (
+    Observed,
+    alignment_target,
+    observe,
+    prepare_variables,
+    read_layers,
+)
+from mine_jax.information_plane.run import Result, run
 
 __all__ = [
-    "ROUND",
-    "ROUND_WITH_NOISE",
-    "Inputs",
+    "NOISY_ROUND_CONFIG",
+    "POSTER_CONFIG",
+    "ROUND_CONFIG",
     "Observed",
     "PlaneConfig",
     "Result",
-    "inputs_of",
+    "alignment_target",
     "measure",
-    "measure_all",
     "observe",
+    "pairs_of",
+    "prepare_variables",
     "probe_rows",
     "read_layers",
+    "resolved",
     "run",
-    "turned_to",
+    "seed_keys",
 ]

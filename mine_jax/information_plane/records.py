@@ -1,19 +1,15 @@
 """The run folder: configuration, rows of records, checkpoints.
 
-Rows are flushed to disk as soon as they are known, the checkpoint follows. On resume the last
-checkpoint counts: rows that are later than it come from an incomplete round and are dropped, so
-that the files read as if nothing had happened.
+Rows are flushed to disk as soon as they are known, then comes the checkpoint. A resumed run starts
+from the last checkpoint: rows of later epochs belong to an unfinished round and are dropped, so
+that the files read as if the run had never been interrupted.
 """
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
 
 CONFIG, TRAINING, RECORDS, FINDINGS = (
     "config.json",
@@ -21,85 +17,93 @@ CONFIG, TRAINING, RECORDS, FINDINGS = (
     "records.jsonl",
     "findings.json",
 )
+RESUMES = "resumes.jsonl"
 CHECKPOINTS = "checkpoints"
+MAX_REASON = 200  # characters of a reason in a message
 
 Row = Mapping[str, Any]
 
 
 class RunFolderError(RuntimeError):
-    """The folder cannot take this run; the message says what to do."""
+    """The folder cannot take this run; the message names the remedy."""
 
 
 class RunFolder:
     """A folder that holds one run.
 
-    Of several processes in one run, which must see the same folder, one writes into it; of
-    checkpoints orbax lets each write its part.
+    Of several processes in a run, which must see the same folder, one writes rows; orbax lets each
+    write its part of a checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
-        """Name the folder at `path`, and say whether this process `writes` rows into it.
+        """Name the folder.
 
-        `keep` is how many checkpoints stay, the last ones; None for all.
+        Args:
+          path: where it is, or will be.
+          writes: whether this process writes rows into it.
+          keep: number of checkpoints to keep, the last ones; None for all.
         """
         self.path = Path(path).absolute()
         self._writes = writes
         self._keep = keep
 
     def check(self, *, resume: bool) -> bool:
-        """Whether the folder holds a run; an error if it does and that is not to be resumed.
+        """Tell whether the folder holds a run.
 
         Args:
-          resume: whether to go on with the run that is there, if there is one.
+          resume: whether a run that is there may be resumed.
 
         Raises:
-          RunFolderError: if the folder holds a run and `resume` is off, or it is a file.
+          RunFolderError: if it holds a run and `resume` is off, or is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another --out_dir")
-        there = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
-        if there and not resume:
+        names = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
+        if names and not resume:
             raise RunFolderError(
-                f"{self.path} already holds a run ({', '.join(there)}): go on with it by --resume, "
+                f"{self.path} already holds a run ({', '.join(names)}): resume it with --resume, "
                 "or choose another --out_dir"
             )
-        return bool(there)
+        return bool(names)
 
-    def open(self, config: Row, *, resume: bool, may_differ: Iterable[str] = ()) -> bool:
-        """Claim the folder for a run of this configuration.
+    def open(self, description: Row, *, resume: bool, may_differ: Iterable[str] = ()) -> bool:
+        """Claim the folder for a run.
+
+        A run keeps its first config.json; resumes are added to resumes.jsonl.
 
         Args:
-          config: what `config.json` will hold. Its entry `settings` is what makes a run this run
-            and no other.
-          resume: go on with the run that is there, if there is one.
-          may_differ: names of settings that a resumed run may change.
+          description: content of config.json. Its entries "settings" (flags), "resolved" (the whole
+            configuration with the library's defaults, and hashes of the samples) and "versions" (of
+            packages) determine the numbers of a run: a resumed run must have the same ones.
+          resume: resume the run that is there, if there is one.
+          may_differ: names of settings that a resumed run may change; "versions" for all versions.
 
         Returns:
-          Whether the folder held a run, which goes on; False where this process does not write.
+          Whether a run is resumed; False where this process does not write.
 
         Raises:
-          RunFolderError: as `check`, or if the folder holds a run of other settings, or cannot be
-            written to.
+          RunFolderError: as `check`, or if the folder holds a different run, or cannot be written.
         """
         if not self._writes:
-            return False  # the process that writes looks, and may have begun
-        there = self.check(resume=resume)
-        if there:
-            self._check_same(config["settings"], set(may_differ))
+            return False  # the process that writes checks, and may have begun
+        resumed = self.check(resume=resume)
+        if resumed:
+            self._check_same(description, set(may_differ))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write(CONFIG, config)
+            if resumed:
+                names = ("settings", "versions", "devices")
+                row = {name: description[name] for name in names if name in description}
+                self.append(RESUMES, [row])
+            else:
+                self.write(CONFIG, description)
         except OSError as error:
             raise RunFolderError(f"cannot write into {self.path}: {error}") from error
-        return there
+        return resumed
 
     def write(self, name: str, content: Row) -> None:
-        """Write a JSON file as a whole, or not at all."""
-        if not self._writes:
-            return
-        partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        os.replace(partial, self.path / name)
+        """Write a JSON file atomically."""
+        self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def append(self, name: str, rows: Sequence[Row]) -> None:
         """Add rows to a JSON-lines file; they are on disk when this returns."""
@@ -111,112 +115,143 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a JSON-lines file; a last line that was cut off is left out."""
+        """Read the rows of a JSON-lines file, without a last line that was cut off.
+
+        Raises:
+          RunFolderError: naming a damaged line.
+        """
         if not self._has(name):
             return []
+        rows = []
         lines = (self.path / name).read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                continue
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise RunFolderError(
+                    f"{self.path / name} is damaged in line {number} ({error.msg}); remove that "
+                    "line, or choose another --out_dir"
+                ) from error
+        return rows
+
+    def resume_rows(
+        self, name: str, key: Callable[[dict[str, Any]], Hashable]
+    ) -> dict[Hashable, dict[str, Any]]:
+        """Read rows by key, of which the last one counts; a line that was cut off is removed.
+
+        Args:
+          name: of a JSON-lines file.
+          key: what tells a row from others.
+        """
+        rows = self.read(name)
+        if self._has(name):
+            self.rewrite(name, rows)
+        return {key(row): row for row in rows}
 
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
-        """Drop the rows of later epochs from a JSON-lines file; return those that stay."""
+        """Drop the rows of later epochs from a JSON-lines file; return the others."""
         rows = [row for row in self.read(name) if row["epoch"] <= epoch]
         self.rewrite(name, rows)
         return rows
 
     def rewrite(self, name: str, rows: Iterable[Row]) -> None:
-        """Replace the rows of a JSON-lines file, as a whole or not at all."""
-        if not self._writes:
-            return
-        partial = self.path / f".{name}.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self.path / name)
+        """Replace the rows of a JSON-lines file atomically."""
+        self._replace(name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def description(self) -> dict[str, Any]:
-        """What `config.json` holds; nothing if there is none."""
+        """Return the content of config.json; empty if there is none."""
         return json.loads((self.path / CONFIG).read_text()) if self._has(CONFIG) else {}
 
     def save(self, epoch: int, state: Any) -> None:
         """Write a checkpoint of a pytree of arrays; it is complete when this returns."""
         with self._checkpoints() as manager:
-            args = _orbax().args.StandardSave(_without_empty(state))
-            manager.save(epoch, args=args, force=True)  # earlier than the last one, too
+            # Also where it is earlier than the last one.
+            manager.save(epoch, args=_orbax().args.StandardSave(state), force=True)
             manager.wait_until_finished()
 
     def last_epoch(self) -> int | None:
-        """The epoch of the last complete checkpoint; None if there is none."""
-        if not self._has(CHECKPOINTS):
-            return None
-        with self._checkpoints() as manager:
-            return manager.latest_step()
+        """Return the epoch of the last complete checkpoint; None if there is none."""
+        return max(self.epochs(), default=None)
 
     def epochs(self) -> list[int]:
-        """The epochs of all complete checkpoints that are there, ascending."""
+        """Return the epochs of all complete checkpoints, ascending."""
         if not self._has(CHECKPOINTS):
             return []
         with self._checkpoints() as manager:
             return sorted(manager.all_steps())
 
     def restore(self, epoch: int, like: Any) -> Any:
-        """Read a checkpoint into a pytree of the shapes and types of `like`.
+        """Read a checkpoint into a pytree with the shapes and types of `like`.
 
         Raises:
-          RunFolderError: if it is not there, or damaged.
+          RunFolderError: if it is missing or damaged.
         """
         with self._checkpoints() as manager:
-            args = _orbax().args.StandardRestore(_without_empty(like))
             try:
-                found = manager.restore(epoch, args=args)
+                return manager.restore(epoch, args=_orbax().args.StandardRestore(like))
             except (ValueError, OSError, KeyError) as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+                reason = next(iter(str(error).splitlines()), type(error).__name__)[:MAX_REASON]
                 raise RunFolderError(
                     f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
-                    f"({reason}); begin anew with another --out_dir"
+                    f"({reason}); start again with another --out_dir"
                 ) from error
-        return jax.tree.map(
-            lambda leaf, wanted: leaf if _size(wanted) else np.zeros(wanted.shape, wanted.dtype),
-            found,
-            like,
-        )
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
+
+    def _replace(self, name: str, text: str) -> None:
+        if not self._writes:
+            return
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        os.replace(partial, self.path / name)
 
     def _checkpoints(self) -> Any:
         options = _orbax().CheckpointManagerOptions(max_to_keep=self._keep, create=True)
         return _orbax().CheckpointManager(self.path / CHECKPOINTS, options=options)
 
-    def _check_same(self, settings: Row, may_differ: set[str]) -> None:
+    def _check_same(self, description: Row, may_differ: set[str]) -> None:
         if not self._has(CONFIG):
             raise RunFolderError(
-                f"{self.path} holds records without {CONFIG}, so it cannot be resumed; "
-                "choose another --out_dir"
+                f"{self.path} holds records without {CONFIG}, so it cannot be resumed; choose "
+                "another --out_dir"
             )
-        # Through JSON, as what is there has come: tuples are lists.
-        wanted = json.loads(json.dumps(settings))
-        there = self.description().get("settings", {})
-        changed = [
-            f"{name} is {there.get(name)!r} there and {wanted.get(name)!r} now"
-            for name in sorted(set(wanted) | set(there))
-            if name not in may_differ and there.get(name) != wanted.get(name)
-        ]
-        if changed:
+        # Through JSON, as the stored description: tuples become lists.
+        wanted, stored = json.loads(json.dumps(description)), self.description()
+        differences = []
+        for part in ("settings", "resolved", "versions"):
+            if part in may_differ or part not in wanted:
+                continue
+            if part not in stored:
+                raise RunFolderError(
+                    f"{self.path} holds a run of an older version of this program, which did not "
+                    f"record its {part}, so it cannot be resumed; choose another --out_dir"
+                )
+            ignored = may_differ if part == "settings" else set()
+            differences += _differences(part, stored[part], wanted[part], ignored)
+        if differences:
             raise RunFolderError(
-                f"{self.path} holds another run: {'; '.join(changed)}. Resume with the settings of "
-                "that run, or choose another --out_dir"
+                f"{self.path} holds another run: {'; '.join(differences)}. Resume with the "
+                "settings and versions of that run, or choose another --out_dir"
             )
 
 
-def _size(leaf: Any) -> int:
-    return math.prod(getattr(leaf, "shape", ()))
-
-
-def _without_empty(tree: Any) -> Any:
-    """The tree with a number in the place of each empty array, which orbax refuses to save."""
-    return jax.tree.map(lambda leaf: leaf if _size(leaf) else np.zeros(1, np.float32), tree)
+def _differences(name: str, stored: Any, wanted: Any, ignored: set[str]) -> list[str]:
+    """Name the entries in which two nested mappings differ."""
+    if not (isinstance(stored, dict) and isinstance(wanted, dict)):
+        return [] if stored == wanted else [f"{name} was {stored!r} and is {wanted!r} now"]
+    found = []
+    for key in sorted(set(stored) | set(wanted)):
+        if key not in ignored:
+            place = key if name == "settings" else f"{name}.{key}"
+            found += _differences(place, stored.get(key), wanted.get(key), set())
+    return found
 
 
 def _orbax() -> Any:
-    # Takes a second or two to import: only runs that checkpoint should wait for it.
+    # Takes a second or two to import: only runs with checkpoints should wait for it.
     import orbax.checkpoint
 
     return orbax.checkpoint

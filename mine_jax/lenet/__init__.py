@@ -1,4 +1,4 @@
-"""LeNet-5, the points at which its activations can be read, and the data sets it learns."""
+"""LeNet-5, its probe points and the data sets for it."""
 
 from mine_jax.lenet.lenet5 import DEFAULT_PROBES, PROBE_POINTS, LeNet5
 

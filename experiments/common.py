@@ -1,0 +1,275 @@
+"""What the experiments share: devices and compilation, errors, tables, results pages.
+
+A program takes over the flags with `flags.adopt_module_key_flags(common)`.
+"""
+
+import datetime
+import math
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+HERE = Path(__file__).parent
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+PACKAGES = ("mine_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
+COMPILE_PREFIX = "/jax/core/compile/"
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("num_devices", 1, "Devices that share the samples of a batch; 0 for all.")
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0, for a run in several processes. Each is started with the same flags, "
+    "its own --process_id and the same --out_dir, and uses all its devices.",
+)
+flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
+flags.DEFINE_enum("platform", "auto", PLATFORMS, "Hardware to compute on.")
+flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "Folder for compiled programs, which later runs read. auto: mine_jax/compiled in the user's "
+    "cache folder. Empty: none.",
+)
+flags.DEFINE_bool(
+    "publish", False, "Also write the results page and figures of experiments/results and figures."
+)
+
+
+# --- The program ----------------------------------------------------------------------------------
+
+
+def run(experiment: Callable[[], None]) -> None:
+    """Parse the flags and run an experiment."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments {' '.join(argv[1:])}; flags begin with --")
+        logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
+        experiment()
+
+    app.run(main)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that the user can mend into one line and exit status 1.
+
+    It belongs around the validation of flags and the opening of data and folders alone: elsewhere
+    an exception is a mistake of ours and keeps its traceback.
+    """
+    from mine_jax.information_plane.records import RunFolderError
+    from mine_jax.lenet.datasets import DatasetUnavailable
+
+    try:
+        yield
+    except (ValueError, OSError, DatasetUnavailable, RunFolderError) as error:
+        sys.exit(f"error: {error}")
+
+
+def settings_of(module: Any, ignored: Sequence[str] = ("resume", "out_dir", "progress")) -> dict:
+    """Return the values of a program's flags, those of this module included."""
+    names = [
+        *FLAGS.get_flags_for_module(module),
+        *FLAGS.get_flags_for_module(sys.modules[__name__]),
+    ]
+    ignored = (*ignored, "publish")
+    return {flag.name: flag.value for flag in names if flag.name not in ignored}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that determine the numbers."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in PACKAGES
+    }
+
+
+# --- Devices --------------------------------------------------------------------------------------
+
+
+def select_devices(processes: bool = False) -> list[str]:
+    """Set up JAX's devices and compilation cache as the flags say.
+
+    Call it before anything is computed, and compute within `device_mesh`.
+
+    Args:
+      processes: whether the program can run in several processes.
+
+    Returns:
+      The names of the devices.
+
+    Raises:
+      ValueError: if there is no such device, or not as many, or if flags contradict one another.
+    """
+    import jax
+
+    values = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if any(value is not None for value in values):
+        if not processes:
+            raise ValueError(
+                "this program runs in one process; remove --coordinator, --num_processes and "
+                "--process_id"
+            )
+        if any(value is None for value in values):
+            raise ValueError(
+                "--coordinator, --num_processes and --process_id are needed together, got "
+                f"{FLAGS.coordinator}, {FLAGS.num_processes}, {FLAGS.process_id}"
+            )
+        if not 0 <= FLAGS.process_id < FLAGS.num_processes:
+            raise ValueError(
+                f"--process_id must be in 0 … {FLAGS.num_processes - 1}, got {FLAGS.process_id}"
+            )
+        if not FLAGS.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"--coordinator must be host:port, got {FLAGS.coordinator}")
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    name = FLAGS.platform
+    # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
+    if name in ("cpu", "tpu"):
+        jax.config.update("jax_platforms", name)
+    if folder := cache_folder(FLAGS.compilation_cache):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        devices = jax.devices() if name == "auto" else jax.devices(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"--platform={name} is not available here ({str(error).splitlines()[0]}); install "
+            "jax for it, or use --platform=auto"
+        ) from error
+    if not 0 <= FLAGS.num_devices <= len(devices):
+        raise ValueError(
+            f"--num_devices={FLAGS.num_devices}, but there are {len(devices)}: "
+            f"{', '.join(map(str, devices))}"
+        )
+    return [str(device) for device in devices[: _num_devices()]]
+
+
+def device_mesh() -> AbstractContextManager[None]:
+    """Return the context within which the library uses the devices of the flags."""
+    from mine_jax import devices
+
+    return devices.use(_num_devices())
+
+
+def is_first_process() -> bool:
+    """Tell whether this process writes and prints."""
+    return not FLAGS.process_id
+
+
+def cache_folder(value: str) -> Path | None:
+    """Return the folder of --compilation_cache=`value`; None for none."""
+    if value != "auto":
+        return Path(value).expanduser() if value else None
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "mine_jax" / "compiled"
+
+
+def _num_devices() -> int | None:
+    # Several processes use all devices, unless another number is asked for, which is an error.
+    if FLAGS.coordinator and FLAGS["num_devices"].using_default_value:
+        return None
+    return FLAGS.num_devices or None
+
+
+class CompilationClock:
+    """Time that compilation took in this process.
+
+    Attributes:
+      seconds: of XLA, reading from the compilation cache included; threads count each.
+      tracing: of JAX before it, from Python to XLA's input, which no cache saves.
+      programs: number of programs compiled or read.
+      cache_hits: number of programs read.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.tracing = 0.0
+        self.programs = 0
+        self.cache_hits = 0
+
+    def start(self) -> "CompilationClock":
+        """Count from now on."""
+        import jax
+
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+        return self
+
+    def stop(self) -> None:
+        """Stop counting."""
+        import jax
+
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+    def _on_duration(self, event: str, seconds: float, **_: object) -> None:
+        if event == BACKEND_COMPILE:
+            self.seconds += seconds
+            self.programs += 1
+        elif event.startswith(COMPILE_PREFIX):
+            self.tracing += seconds
+
+    def _on_event(self, event: str, **_: object) -> None:
+        self.cache_hits += event == CACHE_HIT
+
+
+# --- Tables and pages -----------------------------------------------------------------------------
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean without NaN; NaN of none."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def number(value: float, form: str) -> str:
+    """Format a number with a true minus sign; NaN is a dash."""
+    return "–" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
+
+
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the first column is text, the others are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+
+def write_page(name: str, title: str, body: str, figures: Sequence[Path] = ()) -> Path:
+    """Write the results page of an experiment, and copy its figures beside.
+
+    Args:
+      name: of the page, without its ending.
+      title: its heading.
+      body: Markdown.
+      figures: PNG files; they are shown under the heading.
+
+    Returns:
+      The page's path.
+    """
+    arguments = []
+    for argument in sys.argv[1:]:
+        flag, equals, _ = argument.partition("=")
+        if flag in ("--out_dir", "--publish", "--resume", "--compilation_cache"):
+            continue
+        arguments.append(f"{flag}=FOLDER" if flag == "--data_dir" and equals else argument)
+    program = f"experiments/{Path(sys.argv[0]).name}"
+    command = shlex.join(["python", program, *arguments])
+    packages = ", ".join(f"{package} {version}" for package, version in versions().items())
+    lines = [f"# {title}", f"`{command}`", f"{datetime.date.today().isoformat()}; {packages}."]
+    for figure in figures:
+        shutil.copy(figure, HERE / "figures" / figure.name)
+        lines.append(f"![{figure.stem.replace('_', ' ')}](../figures/{figure.name})")
+    path = HERE / "results" / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n\n".join([*lines, body]) + "\n")
+    return path

@@ -1,0 +1,28 @@
+"""`lower_bound`: the mutual information of two arrays, estimated with a standard error."""
+
+from mine_jax.estimate.estimation import (
+    Pair,
+    Splits,
+    choose_network,
+    group_pairs,
+    init_states,
+    lower_bound,
+    lower_bounds,
+    split,
+)
+from mine_jax.estimate.preparation import prepare
+from mine_jax.estimate.result import Estimate, History
+
+__all__ = [
+    "Estimate",
+    "History",
+    "Pair",
+    "Splits",
+    "choose_network",
+    "group_pairs",
+    "init_states",
+    "lower_bound",
+    "lower_bounds",
+    "prepare",
+    "split",
+]

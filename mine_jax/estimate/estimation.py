@@ -1,0 +1,411 @@
+"""`lower_bound`: prepare and split the samples, choose a start, fit, evaluate, report."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from mine_jax import devices
+from mine_jax.estimate.gaussian_start import choose_start
+from mine_jax.estimate.preparation import as_labels, prepare, shared_axes
+from mine_jax.estimate.result import Estimate, make_estimate
+from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
+from mine_jax.mine.evaluation import evaluate_rows, evaluate_values
+from mine_jax.mine.fitting import fit_stack
+from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.training import check_key, check_same_shapes, init_stack
+
+MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
+MAX_PADDING = 4  # factor by which samples may be padded to share the program of wider ones
+
+OnProgress = Callable[[int, int, str], None]
+
+
+class Pair(NamedTuple):
+    """Two variables of which the same things were sampled in the same order.
+
+    Attributes:
+      x: prepared samples; no labels.
+      z: prepared samples, or labels.
+      seed: pairs of the same samples with other seeds start from other weights.
+    """
+
+    x: Samples
+    z: Samples
+    seed: int = 0
+
+
+class Splits(NamedTuple):
+    """Rows of the samples by their use, disjoint within each fold; in random order.
+
+    Attributes:
+      train: (folds, m).
+      validation: (folds, s).
+      test: (folds, r); with `cross_fit` no row is a test row in more than one fold.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+class Group(NamedTuple):
+    """Pairs whose networks have one shape, up to padding, and are fitted as one stack.
+
+    Attributes:
+      names: of the pairs.
+      pairs: their samples.
+      config: the configuration with the network chosen.
+    """
+
+    names: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    config: MineConfig
+
+
+def lower_bound(
+    x: ArrayLike,
+    z: ArrayLike | Mapping[str, ArrayLike],
+    *,
+    key: Array | None = None,
+    config: MineConfig | None = None,
+    init: Estimate | MineState | Mapping[str, Any] | None = None,
+) -> Estimate | dict[str, Estimate]:
+    """Estimate I_Θ(X; Z), a lower bound on the mutual information of paired samples, in nats.
+
+    MINE (Belghazi et al. 2018): statistics networks ascend a bound on training samples, validation
+    samples choose the state, and test samples give its value. By default the samples are split into
+    five parts, and each part is for testing once, on a network that was trained without it.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(1000, 1))
+    >>> estimate = lower_bound(x, np.sign(x[:, 0]).astype(int))
+    >>> abs(estimate.nats - np.log(2)) < 0.05
+    True
+
+    Args:
+      x: (n, …). One-dimensional floats are a column; integers of one column, and one-hot columns,
+        are labels; (n, h, w) and (n, h, w, c) with at least 4 × 4 pixels are images. See
+        `prepare`.
+      z: (n, …) likewise, or a mapping of names to such arrays: then all networks are fitted at
+        once, on the same samples in the same pairs.
+      key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
+      config: how networks are built, trained, stopped and evaluated. Default: `MineConfig()`.
+      init: the `Estimate`, or its `state`, of an earlier call of the same widths and configuration
+        to warm-start from; for a mapping, a mapping of them of the same names. The test samples are
+        new to it only if samples and key are the same as there.
+
+    Returns:
+      An `Estimate`; for a mapping, a dict of them with the same names.
+
+    Raises:
+      TypeError: if `key` is no PRNG key.
+      ValueError: if numbers of samples differ or are too small, values are not finite, there are
+        too many labels, or `init` does not fit.
+    """
+    key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
+    config = MineConfig() if config is None else config
+    named = dict(z) if isinstance(z, Mapping) else {"z": z}
+    if not named:
+        raise ValueError("z is an empty mapping; give at least one array")
+    if wrong := [name for name in named if not isinstance(name, str)]:
+        raise ValueError(f"names of arrays must be strings, got {wrong}")
+    states = None
+    if init is not None:
+        inits = init if isinstance(z, Mapping) else {"z": init}
+        if not isinstance(inits, Mapping) or set(inits) != set(named):
+            got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
+            raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
+        states = {name: _state_of(earlier) for name, earlier in inits.items()}
+    pairs = prepare_pairs(x, named, config)
+    estimates = lower_bounds(pairs, key=key, config=config, init=states)
+    return estimates if isinstance(z, Mapping) else estimates["z"]
+
+
+def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) -> dict[str, Pair]:
+    """Prepare the samples of `lower_bound`; labels come on the side of z.
+
+    Beside labels, columns come as normal scores and standardized, as a softmax's two clusters say
+    more as they are.
+    """
+    custom = isinstance(config.network, nn.Module)
+    keep_shape = custom or config.network == "convolutional"
+    x, z = as_labels(x), {name: as_labels(value) for name, value in z.items()}
+    _check_lengths({"x": x} | z)
+    prepared: dict[tuple, Array] = {}  # an array that several networks share is prepared once
+
+    def once(values: np.ndarray, name: str, scale: str, axes: Array | None = None) -> Array:
+        place = name, scale, axes is not None and id(axes)
+        if place not in prepared:
+            prepared[place] = prepare(values, name, scale, keep_shape=keep_shape, axes=axes)
+        return prepared[place]
+
+    pairs = {}
+    for name, values in z.items():
+        scale, axes = "auto", None
+        labels = [_holds_labels(side) for side in (x, values)]
+        if config.preparation == "standardized":
+            scale = "standardized"
+        elif any(labels) and not all(labels):
+            scale = "auto" if custom else "both"
+        elif not keep_shape:
+            axes = shared_axes(x, values, ("x", name))
+        left, right = once(x, "x", scale, axes), once(values, name, scale, axes)
+        if is_labels(left) and not is_labels(right):
+            left, right = right, left
+        if is_labels(left):
+            left = left.astype(jnp.float32)
+        pairs[name] = Pair(Samples(left), Samples(right))
+    return pairs
+
+
+def lower_bounds(
+    pairs: Mapping[str, Pair],
+    *,
+    key: Array,
+    config: MineConfig,
+    init: Mapping[str, MineState] | None = None,
+    round_number: int = 0,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Estimate]:
+    """Estimate many pairs of prepared samples, networks of a kind at once.
+
+    Args:
+      pairs: names to pairs, all with the same n.
+      key: a PRNG key. The same key and n give the same split.
+      config: the configuration.
+      init: states to warm-start from, `Estimate.state` of an earlier call by the same names. With
+        another key they have seen samples that test here.
+      round_number: rounds of the same key have different batches (and first weights).
+      on_progress: called after each check with the number of steps, their maximum, and the values
+        of the networks on the validation samples as text.
+
+    Returns:
+      The estimates, by the same names.
+
+    Raises:
+      ValueError: if the samples are too few, or `init` does not fit.
+    """
+    n = _num_samples(pairs, config)
+    if init is not None:
+        _check_init(init, pairs, config)
+    split_key, round_key = jax.random.split(key)
+    rows = split(split_key, n, config)
+    init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
+    fit_keys = jax.random.split(fit_key, len(rows.train))
+    groups = group_pairs(pairs, config)
+    estimates: dict[str, Estimate] = {}
+    for number, group in enumerate(groups):
+
+        def on_check(
+            steps: int, max_steps: int, info: FitInfo, number: int = number, group: Group = group
+        ) -> None:
+            if on_progress is not None:
+                values = info.validation_nats[-1].reshape(len(group.names), -1).mean(axis=1)
+                text = " ".join(
+                    f"{name} {nats:.2f}" for name, nats in zip(group.names, values, strict=True)
+                )
+                on_progress(number * max_steps + steps, len(groups) * max_steps, text)
+
+        estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check)
+    return {name: estimates[name] for name in pairs}
+
+
+def _fit_group(
+    group: Group,
+    rows: Splits,
+    init_key: Array,
+    fit_keys: Array,
+    init: Mapping[str, MineState] | None,
+    on_check: Callable[[int, int, FitInfo], None],
+) -> dict[str, Estimate]:
+    """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
+    config, folds = group.config, len(rows.train)
+    data, state = _init_group(group, init_key, folds)
+    data = devices.replicate(data)
+    templates = _templates(group)
+    fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))
+    num_test = rows.test.shape[1]
+    earlier = None
+    if init is not None:
+        padded = jax.eval_shape(lambda: stack.select(state, slice(0, folds)))
+        earlier = stack.concatenate([stack.resize(init[name], padded) for name in group.names])
+    state = choose_start(state, earlier, data, rows.train, rows.validation, fold, num_test, config)
+    state, info = fit_stack(
+        fit_keys, state, data, rows.train, rows.validation, fold, num_test, config, on_check
+    )
+    test, validation = (
+        jax.tree.map(np.asarray, evaluate_rows(state, data, jnp.asarray(part)[fold], config))
+        for part in (rows.test, rows.validation)
+    )
+    train_rows = jnp.asarray(rows.train[:, :num_test])[fold]
+    every = np.ones(len(fold), bool)
+    train = jax.tree.map(np.asarray, evaluate_values(state, every, data, train_rows, config))
+    estimates = {}
+    for i, name in enumerate(group.names):
+        networks = slice(i * folds, (i + 1) * folds)
+        estimates[name] = make_estimate(
+            *(stack.select(values, networks) for values in (test, validation, train)),
+            FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
+            stack.resize(stack.select(state, networks), templates[i]),
+            config,
+        )
+    return estimates
+
+
+def _init_group(group: Group, key: Array, folds: int) -> tuple[Data, MineState]:
+    """Return the stacked samples of a group and its untrained networks."""
+    data = stack.stack_samples([(pair.x, pair.z) for pair in group.pairs], repeats=folds)
+    seeds = jnp.array([pair.seed for pair in group.pairs])
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), folds))(
+        seeds
+    ).reshape(-1)
+    return data, init_stack(keys, data, group.config)
+
+
+def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> dict[str, MineState]:
+    """Return untrained networks of every pair, folds in front, as `Estimate.state` has them.
+
+    Args:
+      pairs: names to pairs; shapes and types of the samples are enough under `jax.eval_shape`.
+      config: the configuration.
+      key: a PRNG key.
+    """
+    folds = config.folds if config.cross_fit else 1
+    states = {}
+    for name, pair in pairs.items():
+        (group,) = group_pairs({name: pair}, config)
+        _, states[name] = _init_group(group, key, folds)
+    return states
+
+
+def _templates(group: Group) -> list[MineState]:
+    """Return the shapes of each pair's networks without the padding of the group."""
+    pairs = dict(zip(group.names, group.pairs, strict=True))
+    key = jax.random.key(0)
+    states = jax.eval_shape(lambda: init_states(pairs, group.config, key))
+    return [states[name] for name in group.names]
+
+
+def group_pairs(pairs: Mapping[str, Pair], config: MineConfig) -> list[Group]:
+    """Group pairs whose networks can share one program.
+
+    Those are networks of one kind, with the same number of classes, or with numbers of columns that
+    differ by less than a factor of `MAX_PADDING`: narrower samples are padded.
+    """
+    groups: dict[tuple, list[str]] = {}
+    networks = {}
+    for name, pair in pairs.items():
+        x, z = pair.x.measured, pair.z.measured
+        network = config.network if config.network != "auto" else choose_network(x, z)
+        networks[name] = network
+        if isinstance(network, nn.Module):
+            kind: tuple = x.shape[1:], z.shape[1:], is_labels(z)
+        else:
+            classes = z.shape[1] if is_labels(z) else 0
+            kind = network, classes, _width_class(x), 0 if classes else _width_class(z)
+        groups.setdefault(kind, []).append(name)
+    return [
+        Group(
+            tuple(names),
+            tuple(pairs[name] for name in names),
+            dataclasses.replace(config, network=networks[names[0]]),
+        )
+        for names in groups.values()
+    ]
+
+
+def _width_class(samples: Array) -> Any:
+    if len(samples.shape) == 4:
+        return samples.shape[1:]
+    return math.ceil(math.log(8 * samples.shape[1], MAX_PADDING))
+
+
+def choose_network(x: Array, z: Array) -> str:
+    """Return the statistics network that `network="auto"` means for prepared samples.
+
+    "concatenated" where both sides are numbers of at most `MAX_CONCATENATED_COLUMNS` columns: it
+    represents sharper edges, and a pass for every pair is affordable there; else "separable".
+    """
+    narrow = max(stack.num_columns(x), stack.num_columns(z)) <= MAX_CONCATENATED_COLUMNS
+    return "concatenated" if narrow and not is_labels(z) else "separable"
+
+
+def split(key: Array, n: int, config: MineConfig) -> Splits:
+    """Split rows into training, validation and test samples.
+
+    A random order of the rows is cut into `folds` parts. In fold f part f is for testing, the rows
+    after it for validation, the rest (with the n mod folds rows that are in no part) for training.
+    Without `cross_fit` there is fold 0 only.
+
+    Args:
+      key: a PRNG key.
+      n: number of samples.
+      config: `folds`, `cross_fit` and `validation_fraction`.
+    """
+    order = np.asarray(jax.random.permutation(key, n))
+    part, validation = _sizes(n, config)
+    rolled = [np.roll(order, -f * part) for f in range(config.folds if config.cross_fit else 1)]
+    folds = np.stack(rolled).astype(np.int32)
+    return Splits(
+        train=folds[:, part + validation :],
+        validation=folds[:, part : part + validation],
+        test=folds[:, :part],
+    )
+
+
+def _sizes(n: int, config: MineConfig) -> tuple[int, int]:
+    """Return the numbers of test and of validation samples of a fold."""
+    return n // config.folds, round(n * config.validation_fraction)
+
+
+def _holds_labels(values: np.ndarray) -> bool:
+    return values.dtype.kind in "biu" and math.prod(values.shape[1:]) == 1
+
+
+def _state_of(init: Estimate | MineState) -> MineState:
+    state = init.state if isinstance(init, Estimate) else init
+    if not isinstance(state, MineState):
+        raise ValueError(f"init must be an Estimate or its state, got {type(state).__name__}")
+    return state
+
+
+def _check_init(
+    init: Mapping[str, MineState], pairs: Mapping[str, Pair], config: MineConfig
+) -> None:
+    if set(init) != set(pairs):
+        raise ValueError(
+            f"init has states of {sorted(init)}, but the pairs are {sorted(pairs)}; start cold, or "
+            "give a state of each"
+        )
+    wanted = jax.eval_shape(lambda: init_states(pairs, config, jax.random.key(0)))
+    for name, state in init.items():
+        check_same_shapes(state, wanted[name])
+
+
+def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
+    lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"x and z must have the same number of samples, got {lengths}")
+
+
+def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:
+    """Return n; raise ValueError if it is not one, or too small."""
+    sides: Sequence[Samples] = [side for pair in pairs.values() for side in (pair.x, pair.z)]
+    lengths = {len(side.measured) for side in sides}
+    if len(lengths) != 1:
+        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
+    (n,) = lengths
+    test, validation = _sizes(n, config)
+    if min(test, validation, n - test - validation) < 2:
+        raise ValueError(
+            f"{n} samples are too few: training, validation and test need at least 2 each with "
+            f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
+        )
+    return n

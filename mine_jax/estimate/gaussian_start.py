@@ -1,0 +1,378 @@
+"""Where a fit starts: the Gaussian part in closed form, the earlier networks, or T = 0.
+
+The Gaussian part of a statistics network is the log density ratio of canonical pairs (Hotelling
+1936), or of linear discriminant analysis for labels (Fisher 1936), from the training samples. This
+is another estimator than MINE; training improves on it. Several candidates compete on the
+validation samples.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from mine_jax.compilation import jit
+from mine_jax.mine import MineConfig, MineState, stack
+from mine_jax.mine.evaluation import validation_nats
+from mine_jax.mine.gaussian import GaussianPart
+from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.training import sums_over_classes
+
+RIDGES = (0.001, 0.02, 0.3)
+LABEL_RIDGES = (0.02, 0.3)
+TEMPERATURES = (1.0, 0.8, 0.6, 0.4)  # factors of the correlations, or of the discriminants
+NUM_LEADING_PAIRS = (1, 2, 3, 4, 6, 8, 12)
+MEAN_THRESHOLDS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
+# Of many candidates one seems better than T = 0 by chance: in nats, over √(validation samples).
+MIN_START_GAIN = 0.5
+MIN_RELATIVE_SPREAD = 1e-3  # of a direction beside the mean column; training hardly saw less
+MIN_GAP = 1e-8  # of 1 − ρ²: the resolution of float32 samples
+ALL_PAIRS = 1 << 30
+
+
+class Correlated(NamedTuple):
+    """Canonical pairs: projections of unit variance and 1 − ρ² of each pair."""
+
+    x_mean: Array
+    x_projections: Array
+    z_mean: Array
+    z_projections: Array
+    gap: Array
+
+
+def choose_start(
+    fresh: MineState,
+    earlier: MineState | None,
+    data: Data,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    fold: np.ndarray,
+    num_test: int,
+    config: MineConfig,
+) -> MineState:
+    """Return for every network the candidate that is best on its validation samples.
+
+    The candidates are
+    * T = 0, which is left only for a candidate that is better by `MIN_START_GAIN` / √s;
+    * the Gaussian part with several ridges and temperatures, and with its first canonical pairs
+      alone, as later pairs may be functions of the first ones; where both sides have the same
+      number of columns also with their columns paired (for labels instead without class means
+      that may be chance);
+    * for a warm start the earlier networks, as they are and with a new Gaussian part; then fewer
+      temperatures compete.
+
+    Args:
+      fresh: untrained networks.
+      earlier: networks of an earlier round; None for a cold start.
+      data: samples of the stack.
+      train_rows: (folds, m).
+      validation_rows: (folds, s).
+      fold: the fold of each network, (networks,).
+      num_test: number of test samples of a fold.
+      config: the configuration.
+    """
+    candidates = [fresh]
+    if config.gaussian_start and fresh.gaussian is not None:
+        rows = train_rows, validation_rows
+        labels = sums_over_classes(data, config)
+        temperatures = TEMPERATURES if labels or earlier is None else TEMPERATURES[:1]
+        renewed = []
+        for parts in _closed_forms(data, *rows, fold, fresh, labels, temperatures, config):
+            candidates += [fresh._replace(gaussian=part) for part in parts]
+            if earlier is not None:
+                renewed.append(earlier._replace(gaussian=parts[0]))
+        candidates += renewed
+    if earlier is not None:
+        candidates.insert(1, earlier)
+    return _best(candidates, data, jnp.asarray(validation_rows)[fold], num_test, config)
+
+
+def _closed_forms(
+    data: Data,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    fold: np.ndarray,
+    fresh: MineState,
+    labels: bool,
+    temperatures: tuple[float, ...],
+    config: MineConfig,
+) -> Iterator[list[GaussianPart]]:
+    """Yield the Gaussian parts of each closed form; the first one is at temperature 1."""
+    if labels:
+        for ridge, threshold in itertools.product(LABEL_RIDGES, MEAN_THRESHOLDS):
+            part = discriminant_form(data, train_rows, fold, ridge, threshold)
+            yield [temper_discriminants(part, t) for t in temperatures]
+        return
+    width = fresh.gaussian.cross.shape[-1]
+    leading = [number for number in NUM_LEADING_PAIRS if number < width]
+    for ridge in RIDGES:
+        form = canonical_form(data, train_rows, validation_rows, fold, ridge, width, config)
+        yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures] + [
+            temper_correlations(form, t, number)
+            for number, t in itertools.product(leading, temperatures[:2])
+        ]
+    widths = [stack.num_columns(side.measured[0]) for side in data]
+    if widths[0] == widths[1] <= width:
+        form = paired_form(data, train_rows, fold, width, config)
+        yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures]
+
+
+def _best(
+    candidates: list[MineState], data: Data, rows: Array, num_test: int, config: MineConfig
+) -> MineState:
+    best, best_nats = candidates[0], np.empty(0)
+    active = np.ones(len(rows), bool)
+    for number, candidate in enumerate(candidates):
+        nats = validation_nats(candidate, active, data, rows, num_test, config)
+        nats = np.where(np.isfinite(nats), nats, -np.inf)
+        if number == 0:
+            best_nats = nats + MIN_START_GAIN / np.sqrt(rows.shape[1])
+            continue
+        better = nats > best_nats
+        if better.any():
+            best = stack.choose(better, candidate, best)
+            best_nats = np.maximum(nats, best_nats)
+    return best
+
+
+@jit(static_argnames=("width", "config"), fast_compile=True)
+def canonical_form(
+    data: Data,
+    train_rows: Array,
+    validation_rows: Array,
+    fold: Array,
+    ridge: float,
+    width: int,
+    config: MineConfig,
+) -> Correlated:
+    """Compute the canonical pairs of the training samples, with a ridge.
+
+    Their correlations are those on the validation samples, less what chance gives (1/n in the
+    square), so that directions that were over-fitted get no weight. Training rows are taken without
+    measurement noise, whose variance is added to that of the columns in closed form.
+
+    Args:
+      data: samples of the stack.
+      train_rows: (folds, m).
+      validation_rows: (folds, s).
+      fold: the fold of each network, (networks,).
+      ridge: as a fraction of the mean variance of the columns.
+      width: number of canonical pairs.
+      config: the configuration.
+
+    Returns:
+      The pairs of every network, networks in front.
+    """
+
+    def one(fold: Array, x_index: Array, z_index: Array) -> Correlated:
+        sides = [
+            _side(data.x, x_index, train_rows[fold], validation_rows[fold]),
+            _side(data.z, z_index, train_rows[fold], validation_rows[fold]),
+        ]
+        m = train_rows.shape[1]
+        roots = []
+        for side in sides:
+            covariance = side.train.T @ side.train / m
+            level = jnp.trace(covariance) / side.columns + 1e-9
+            diagonal = (ridge + 1e-4) * level + side.noise_std**2
+            covariance += diagonal * jnp.eye(len(covariance))
+            roots.append(jnp.linalg.inv(jnp.linalg.cholesky(covariance)))
+        cross = roots[0] @ (sides[0].train.T @ sides[1].train / m) @ roots[1].T
+        u, _, v = jnp.linalg.svd(cross, full_matrices=False)
+        k = min(width, u.shape[1])
+        projections, projected = [], []
+        for side, root, directions in zip(sides, roots, (u, v.T), strict=True):
+            directions = root.T @ directions[:, :k]
+            squares = jnp.sum(jnp.square(directions), axis=0)
+            variance = jnp.var(side.train @ directions, axis=0) + side.noise_std**2 * squares
+            spread = jnp.sqrt(variance)
+            mean_variance = jnp.sum(jnp.square(side.train)) / m / side.columns
+            least = MIN_RELATIVE_SPREAD * jnp.sqrt(squares * mean_variance) + 1e-6
+            directions = directions / jnp.where(spread > least, spread, jnp.inf)[None]
+            values = side.validation @ directions
+            values -= values.mean(axis=0)[None]
+            projected.append(values * _inverse_spread(values)[None])
+            projections.append(jnp.pad(directions, ((0, 0), (0, width - k))))
+        a, b = projected
+        correlated = jnp.mean(a * b, axis=0) > 0
+        one_minus_rho = jnp.mean((a - b) ** 2, axis=0) / 2
+        gap = _gap(one_minus_rho, a, b, validation_rows.shape[1])
+        gap = jnp.where(correlated, gap, 1.0)
+        gap = jnp.pad(gap, (0, width - k), constant_values=1.0)
+        return Correlated(sides[0].mean, projections[0], sides[1].mean, projections[1], gap)
+
+    mapper = stack.resolve_mapper(config.mapper)
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+
+
+@jit(static_argnames=("width", "config"), fast_compile=True)
+def paired_form(
+    data: Data, train_rows: Array, fold: Array, width: int, config: MineConfig
+) -> Correlated:
+    """Compute pairs where column k of x belongs to column k of z, as with z = x + noise.
+
+    Both sides are rotated alike, by the eigenvectors of the symmetric part of their
+    cross-covariance, which leaves one correlation per direction to fit instead of d² canonical
+    weights: that many over-fit. Networks of different numbers of columns get no correlation.
+
+    Args:
+      data: samples of the stack, both sides padded to the same width.
+      train_rows: (folds, m).
+      fold: the fold of each network, (networks,).
+      width: number of canonical pairs.
+      config: the configuration.
+
+    Returns:
+      The pairs of every network, networks in front.
+    """
+
+    def one(fold: Array, x_index: Array, z_index: Array) -> Correlated:
+        rows = train_rows[fold]
+        x = _side(data.x, x_index, rows, rows[:1])
+        z = _side(data.z, z_index, rows, rows[:1])
+        cross = x.train.T @ z.train / len(rows)
+        _, axes = jnp.linalg.eigh((cross + cross.T) / 2)
+        a, b = x.train @ axes, z.train @ axes
+        sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
+        on_x, on_z = _inverse_spread(a, x.noise_std), _inverse_spread(b, z.noise_std) * sign
+        a, b = a * on_x[None], b * on_z[None]
+        noise = (x.noise_std * on_x) ** 2 + (z.noise_std * on_z) ** 2
+        gap = _gap((jnp.mean((a - b) ** 2, axis=0) + noise) / 2, a, b, len(rows))
+        gap = jnp.where(x.columns == z.columns, gap, 1.0)
+        padding = 0, width - len(gap)
+        projections = [jnp.pad(axes * scale[None], ((0, 0), padding)) for scale in (on_x, on_z)]
+        gap = jnp.pad(gap, padding, constant_values=1.0)
+        return Correlated(x.mean, projections[0], z.mean, projections[1], gap)
+
+    mapper = stack.resolve_mapper(config.mapper)
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+
+
+class _Columns(NamedTuple):
+    train: Array
+    validation: Array
+    mean: Array
+    columns: Array
+    noise_std: Array
+
+
+def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Array) -> _Columns:
+    """Return centred training and validation samples of one array as columns."""
+    quiet = side.measured if side.noiseless is None else side.noiseless
+    train, validation = (
+        stack.take_rows(values, index, rows).reshape(len(rows), -1)
+        for values, rows in ((quiet, train_rows), (side.measured, validation_rows))
+    )
+    mean = train.mean(axis=0)
+    noise_std = jnp.zeros(()) if side.noise_std is None else side.noise_std[index]
+    return _Columns(
+        train - mean[None], validation - mean[None], mean, side.columns[index], noise_std
+    )
+
+
+def _inverse_spread(values: Array, noise_std: Array | float = 0.0) -> Array:
+    """Return one over each centred column's root mean square with noise; 0 for constant ones."""
+    squares = jnp.mean(values * values, axis=0)
+    least = MIN_RELATIVE_SPREAD * jnp.sqrt(jnp.mean(squares)) + 1e-6
+    spread = jnp.sqrt(squares + jnp.square(noise_std))
+    return jnp.where(spread > least, 1 / jnp.maximum(spread, 1e-6), 0)
+
+
+def _gap(one_minus_rho: Array, a: Array, b: Array, n: int) -> Array:
+    """Return 1 − ρ² of columns of unit variance with ρ ≥ 0, without what chance gives.
+
+    1 − ρ comes from the difference of the columns, since ρ itself has no digits left near 1.
+    """
+    gap = one_minus_rho * (2 - one_minus_rho) / (1 - 1 / n)
+    # The difference of a constant column from anything has no meaning.
+    varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0)
+    return jnp.where(varies & (one_minus_rho < 1), jnp.clip(gap, MIN_GAP, 1.0), 1.0)
+
+
+@jit(fast_compile=True)
+def temper_correlations(form: Correlated, temperature: float, leading: int) -> GaussianPart:
+    """Return the Gaussian part of canonical pairs.
+
+    For unit-variance u, v with correlation ρ the log density ratio is
+    (ρuv − ρ²(u² + v²)/2)/(1 − ρ²) and a constant, written with (u − v)².
+
+    Args:
+      form: the pairs, networks in front.
+      temperature: what correlations are multiplied by.
+      leading: number of pairs that count.
+    """
+    counts = jnp.arange(form.gap.shape[-1]) < leading
+    gap = jnp.where(counts[None], form.gap, 1.0)
+    # At 1 as it is: the difference from 1 has no digits left for correlations near 1.
+    gap = jnp.where(temperature < 1, 1 - temperature**2 * (1 - gap), gap)
+    rho = jnp.sqrt(1 - gap)
+    square = -rho / (1 + rho) / 2
+    return GaussianPart(*form[:4], cross=rho / gap, x_square=square, z_square=square)
+
+
+@jit(fast_compile=True)
+def discriminant_form(
+    data: Data, train_rows: Array, fold: Array, ridge: float, threshold: float
+) -> GaussianPart:
+    """Compute the linear discriminants of classes (Fisher 1936): a log density ratio.
+
+    The covariance within classes is shrunk towards its diagonal, the more the more columns there
+    are for the samples, and the larger the ridge. A class's mean in a column counts if it is
+    `threshold` standard errors from the mean of all classes (after Tibshirani et al. 2002,
+    "Diagnosis of multiple cancer types by shrunken centroids"): each of many columns that tell
+    nothing costs a little.
+
+    Args:
+      data: samples of the stack; z is labels.
+      train_rows: (folds, m).
+      fold: the fold of each network, (networks,).
+      ridge: amount of shrinkage.
+      threshold: in standard errors.
+
+    Returns:
+      The Gaussian part of every network, networks in front.
+    """
+
+    def one(fold: Array, x_index: Array, z_index: Array) -> GaussianPart:
+        rows = train_rows[fold]
+        side = _side(data.x, x_index, rows, rows[:1])
+        labels = stack.take_rows(data.z.measured, z_index, rows)
+        m, width, classes = len(rows), side.train.shape[1], labels.shape[1]
+        counts = labels.sum(axis=0)
+        means = labels.T @ side.train / jnp.maximum(counts, 1)[:, None]
+        within = side.train - labels @ means
+        covariance = within.T @ within / m
+        variance_of_means = jnp.maximum(1 / jnp.maximum(counts, 1) - 1 / m, 0)
+        errors = jnp.sqrt(jnp.diag(covariance)[None, :] * variance_of_means[:, None])
+        means = jnp.where(jnp.abs(means) >= threshold * errors, means, 0)
+        covariance += side.noise_std**2 * jnp.eye(width)
+        shrinkage = jnp.minimum(1.0, 2 * side.columns / m + 3 * ridge)
+        level = jnp.trace(covariance) / side.columns
+        shrunk = (1 - shrinkage) * covariance + shrinkage * jnp.diag(jnp.diag(covariance))
+        shrunk += (1e-4 * level + 1e-6) * jnp.eye(width)
+        projections = jnp.linalg.solve(shrunk, means.T)
+        bias = -0.5 * jnp.sum(means.T * projections, axis=0)
+        ones = jnp.ones(classes)
+        return GaussianPart(
+            x_mean=side.mean,
+            x_projections=projections,
+            z_mean=jnp.zeros(classes),
+            z_projections=jnp.eye(classes),
+            cross=ones,
+            x_square=-ones / 2,
+            z_square=-ones / 2 - bias,
+        )
+
+    mapper = stack.resolve_mapper("auto")
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+
+
+def temper_discriminants(part: GaussianPart, temperature: float) -> GaussianPart:
+    """Multiply discriminants by a temperature."""
+    return part._replace(
+        cross=part.cross * temperature,
+        x_square=part.x_square * temperature,
+        z_square=part.z_square * temperature,
+    )

@@ -1,0 +1,96 @@
+"""Moments of images up to the second order: where their contrast is and how it is spread."""
+
+import numpy as np
+from jax.typing import ArrayLike
+
+NUM_MOMENTS = 10
+ELLIPTICITY = (6, 7)  # the two moments that have a natural scale, from -1 to 1
+MIN_IMAGE_SIDE = 4  # pixels; smaller arrays have no shapes to describe
+MIN_ELLIPTICITY = 0.05  # shapes below have no direction
+MIN_WEIGHT = 1e-20  # total weight below which an image has no contrast
+BLOCK_ELEMENTS = 1 << 16  # numbers in a block of images: bounds the memory in float64
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Return (n, h, w, c) for the shape of images, or None for any other shape.
+
+    Images are (n, h, w, c) or (n, h, w) with at least 4 x 4 pixels. Vectors are not, whatever
+    their number of columns: a hidden layer of 256 units is not a picture of 16 x 16 pixels.
+
+    Args:
+      shape: the shape of an array of n samples.
+    """
+    if len(shape) not in (3, 4) or min(shape[1:3]) < MIN_IMAGE_SIDE:
+        return None
+    n, height, width, *channels = shape
+    return n, height, width, channels[0] if channels else 1
+
+
+def moments(images: ArrayLike) -> np.ndarray:
+    """Compute moments of images, weighting each pixel by its contrast.
+
+    The weight of a pixel is the square of its difference from the median of its image, summed over
+    the channels. A flat background and weak noise therefore count little, and a dark shape on a
+    bright background has the moments of a bright shape on a dark one. See Hu 1962, "Visual pattern
+    recognition by moment invariants".
+
+    Args:
+      images: (n, h, w, c), finite.
+
+    Returns:
+      (n, 10), rounded to 6 decimals so that ranks of a constant moment are not those of rounding
+      errors. The columns are
+
+      * 0: mean value, of images divided by the largest absolute value of all images;
+      * 1: logarithm of the total weight of the same images;
+      * 2, 3: row and column of the centre of the weights, in pixels; the middle of an image
+        without contrast;
+      * 4, 5: variance of the weights along the rows' and the columns' axis, in pixels squared;
+      * 6, 7: ellipticity along the axes and along the diagonals, each from -1 to 1;
+      * 8, 9: direction of the long axis in radians, from -pi/2 to pi/2, measured from the rows'
+        and from the columns' axis because an angle jumps at its ends; 0 for round shapes.
+    """
+    images = np.asarray(images)
+    largest = max(float(np.max(images)), -float(np.min(images)))
+    scale = largest if largest > 0 else 1.0  # squares of values such as 1e200 overflow
+    size = max(1, BLOCK_ELEMENTS // images[0].size)
+    blocks = [images[start : start + size] for start in range(0, len(images), size)]
+    return np.concatenate([_block_moments(block, scale) for block in blocks]).round(6)
+
+
+def _block_moments(images: np.ndarray, scale: float) -> np.ndarray:
+    """Compute `moments` of a block of images divided by `scale`, not rounded."""
+    n, height, width, channels = images.shape
+    pixels = np.moveaxis(images, -1, 1).reshape(n, channels, height * width)
+    median = np.median(pixels, axis=2, keepdims=True) / np.float64(scale)
+    pixels = np.divide(pixels, scale, dtype=np.float64)
+    contrast = pixels - median
+    weights = np.einsum("ncp,ncp->np", contrast, contrast).reshape(n, height, width)
+    total = weights.sum(axis=(1, 2))
+    flat = total <= MIN_WEIGHT
+    weights[flat] = 0
+    weights[flat, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] = 1
+    weights /= weights.sum(axis=(1, 2), keepdims=True)
+
+    rows, columns = np.arange(height), np.arange(width)
+    row_weights, column_weights = weights.sum(axis=2), weights.sum(axis=1)
+    row, column = row_weights @ rows, column_weights @ columns
+    row_offsets, column_offsets = rows - row[:, None], columns - column[:, None]
+    row_variance = np.einsum("nh,nh->n", row_weights, row_offsets**2)
+    column_variance = np.einsum("nw,nw->n", column_weights, column_offsets**2)
+    covariance = np.einsum("nhw,nh,nw->n", weights, row_offsets, column_offsets, optimize=True)
+    variance = row_variance + column_variance
+    variance = np.where(variance > 0, variance, 1)
+    axial = (row_variance - column_variance) / variance
+    diagonal = 2 * covariance / variance
+    elongated = np.hypot(axial, diagonal) > MIN_ELLIPTICITY
+    return np.stack(
+        [
+            pixels.mean(axis=(1, 2)),
+            np.log(np.maximum(total, MIN_WEIGHT)),
+            *(row, column, row_variance, column_variance, axial, diagonal),
+            np.arctan2(diagonal, axial) / 2 * elongated,
+            np.arctan2(-diagonal, -axial) / 2 * elongated,
+        ],
+        axis=1,
+    )

@@ -1,0 +1,214 @@
+"""`Estimate`: a lower bound on a mutual information, its standard error, ceiling and warnings."""
+
+import math
+from typing import NamedTuple
+
+import flax.struct
+import numpy as np
+
+from mine_jax.mine import CEILING_MARGIN, FitInfo, HeldOut, MineConfig, MineState
+from mine_jax.mine.evaluation import uses_infonce
+
+MIN_VALIDATION_SAMPLES = 20  # below, the choice that they make is chance
+# Influence of one test sample on the value from which on it is reported: nats, and standard errors.
+# A pair that decides alone makes up 0.58 of them for either sample (with the second order).
+MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR = 0.1, 0.45
+ZERO_NATS = 1e-6
+
+
+class History(NamedTuple):
+    """How a fit went; checks on the first axis of each entry, folds on the second.
+
+    Attributes:
+      steps: number of steps at each check, (checks,).
+      batch_nats: mean objective of the training batches since the last check, in nats.
+      validation_nats: bound on the validation samples, in nats.
+    """
+
+    steps: np.ndarray
+    batch_nats: np.ndarray
+    validation_nats: np.ndarray
+
+
+@flax.struct.dataclass
+class Estimate:
+    """A lower bound on a mutual information, and how far it can be trusted.
+
+    | warning | cause | remedy |
+    |---|---|---|
+    | The value is … | scores on the test samples are not finite | lower learning rate |
+    | A network diverged | a validation value was not finite | lower learning rate |
+    | Not converged | `max_steps` came before the end of improvement | more steps |
+    | Only … validation samples | fewer than `MIN_VALIDATION_SAMPLES` | more samples |
+    | Training did not improve on T = 0 | independence, or too few samples | more samples |
+    | Near the ceiling | the value is less than a nat below `ceiling_nats` | more samples |
+    | One test sample lowers … | a single pair decides the value | more samples |
+    | Over-fitted | the value on training samples is far higher | more samples |
+
+    Attributes:
+      nats: the bound on test samples, which neither the training nor the choices of the network
+        used; with several folds the mean over them. Never above `ceiling_nats`.
+      stderr: its standard error, in nats: the spread of samples, not what the network missed.
+      validation_nats: the value on the validation samples, which chose the state.
+      validation_stderr: its standard error.
+      train_nats: the value on as many training samples; far above `nats` it means over-fitting.
+      ceiling_nats: ln of the number of test samples of a fold, the largest value that they can
+        support (McAllester and Stratos 2020).
+      steps: number of steps until training ended (of the slowest fold).
+      converged: training ended because the validation samples showed no improvement.
+      history: values at each check.
+      state: the networks, folds on the first axis, to warm-start from (`init=`).
+      warnings: sentences on why not to trust the value.
+      influence: influence of each test sample on the value, (folds, r), see `bounds.HeldOut`.
+      form: "donsker_varadhan", "infonce" or "nwj": the bound whose value this is, chosen on the
+        validation samples ("mixed" if folds differ).
+    """
+
+    nats: float
+    stderr: float
+    validation_nats: float
+    validation_stderr: float
+    train_nats: float
+    ceiling_nats: float
+    steps: int
+    converged: bool
+    history: History
+    state: MineState
+    warnings: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    influence: np.ndarray
+    form: str = flax.struct.field(pytree_node=False, default="donsker_varadhan")
+
+    def __float__(self) -> float:
+        """Return the value in nats."""
+        return float(self.nats)
+
+
+def make_estimate(
+    test: tuple[HeldOut, HeldOut],
+    validation: tuple[HeldOut, HeldOut],
+    train: tuple[np.ndarray, np.ndarray],
+    info: FitInfo,
+    state: MineState,
+    config: MineConfig,
+) -> Estimate:
+    """Build the estimate of one pair of variables from the networks of its folds.
+
+    Args:
+      test: values on test samples in both forms, folds in front.
+      validation: likewise on validation samples.
+      train: values alone on training samples, (folds,), in both forms.
+      info: the report of the fit, folds on the last axis.
+      state: the networks, folds on the first axis.
+      config: the configuration.
+    """
+    num_test, num_validation = (forms[0].influence.shape[-1] for forms in (test, validation))
+    infonce = uses_infonce(validation[0].nats, validation[1].nats, num_test, config)
+
+    def in_form(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.where(infonce.reshape(-1, *[1] * (first.ndim - 1)), second, first)
+
+    def mean_over_folds(held_out: HeldOut) -> tuple[float, float]:
+        stderr = float(np.sqrt(np.sum(held_out.stderr**2)) / len(held_out.stderr))
+        return float(held_out.nats.mean()), stderr
+
+    test_values, validation_values = (
+        HeldOut(*map(in_form, *forms)) for forms in (test, validation)
+    )
+    raw, stderr = mean_over_folds(test_values)
+    validation_nats, validation_stderr = mean_over_folds(validation_values)
+    ceiling = math.log(num_test)
+    # InfoNCE stays below where the other form, which is not trusted there, says more.
+    beyond = np.mean(~(validation[0].nats <= ceiling - CEILING_MARGIN)) >= 0.5
+    forms = {"infonce" if fold else "donsker_varadhan" for fold in infonce}
+    estimate = Estimate(
+        nats=min(raw, ceiling) if math.isfinite(raw) else raw,
+        stderr=stderr,
+        validation_nats=validation_nats,
+        validation_stderr=validation_stderr,
+        train_nats=float(in_form(*train).mean()),
+        ceiling_nats=ceiling,
+        steps=int(info.steps.max()),
+        converged=bool(info.converged.all() and info.finite.all()),
+        history=History(info.steps_at, info.batch_nats, info.validation_nats),
+        state=state,
+        warnings=(),
+        influence=np.asarray(test_values.influence),
+        form="nwj" if config.bound == "nwj" else forms.pop() if len(forms) == 1 else "mixed",
+    )
+    near_ceiling = bool(beyond and config.form == "auto") or (
+        raw + 2 * stderr > ceiling - CEILING_MARGIN
+    )
+    finite = bool(info.finite.all())
+    return estimate.replace(
+        warnings=tuple(
+            _warnings(estimate, raw, near_ceiling, finite, num_test, num_validation, config)
+        )
+    )
+
+
+def _warnings(
+    estimate: Estimate,
+    raw: float,
+    near_ceiling: bool,
+    finite: bool,
+    num_test: int,
+    num_validation: int,
+    config: MineConfig,
+) -> list[str]:
+    """Return a sentence for each reason not to trust the value."""
+    nats, stderr, train_nats = estimate.nats, estimate.stderr, estimate.train_nats
+    # At the ceiling all samples have the same influence, too.
+    spread = np.ptp(estimate.influence, axis=-1)
+    no_improvement = abs(raw) < ZERO_NATS and bool(np.all(spread < ZERO_NATS))
+    warnings = []
+    if not math.isfinite(nats):
+        warnings.append(
+            f"The value is {nats}: scores on the test samples are not finite; lower the learning "
+            "rate."
+        )
+    if not finite:
+        warnings.append(
+            "A network diverged and an earlier state is reported; lower the learning rate."
+        )
+    if finite and not estimate.converged and not no_improvement:
+        warnings.append(
+            f"Not converged: training reached the limit of {config.max_steps} steps; the value may "
+            "grow with more."
+        )
+    if num_validation < MIN_VALIDATION_SAMPLES:
+        warnings.append(
+            f"Only {num_validation} validation samples chose the state; use more samples."
+        )
+    if no_improvement:
+        warnings.append(
+            "Training did not improve on T = 0: X and Z may be independent, or there are too few "
+            "samples to learn the dependence."
+        )
+    if near_ceiling:
+        warnings.append(
+            f"Near the ceiling of {estimate.ceiling_nats:.2f} nats, the largest value that "
+            f"{num_test} test samples can support; the mutual information may be far higher."
+        )
+    if drop := max_drop(estimate.influence, stderr):
+        warnings.append(
+            f"One test sample lowers the estimate by at least {drop:.2f} nats, so the estimate is "
+            "unreliable and likely too low; use more samples."
+        )
+    if train_nats - nats > max(0.1, 0.2 * nats) + 3 * stderr:
+        warnings.append(
+            f"Over-fitted: {train_nats:.2f} nats on training samples; use more samples."
+        )
+    return warnings
+
+
+def max_drop(influence: np.ndarray, stderr: float) -> float:
+    """Return by how many nats one test sample lowers the value; 0 if by no more than usual.
+
+    Args:
+      influence: (folds, r).
+      stderr: standard error of the value.
+    """
+    # The constant of T shifts all of them alike.
+    centred = influence - influence.mean(axis=-1, keepdims=True)
+    largest = -float(centred.min()) / influence.size
+    return largest if largest > max(MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR * stderr) else 0.0

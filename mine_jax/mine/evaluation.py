@@ -1,0 +1,254 @@
+"""The bound of trained networks on samples that they have not seen, over all pairs of samples."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from mine_jax.compilation import jit
+from mine_jax.mine import bounds, stack, training
+from mine_jax.mine.config import MineConfig
+from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.training import Arrays, Batch, MineState
+
+FORMS = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
+CEILING_MARGIN = 1.0  # nats below ln n from which on single pairs decide the value
+BLOCK_ROWS = {True: 256, False: 8}  # rows whose scores are held at once, if separable and if not
+
+Forms = tuple[bounds.HeldOut, bounds.HeldOut]
+
+
+def evaluate(
+    key: Array,
+    state: MineState,
+    x: Arrays,
+    z: Arrays,
+    config: MineConfig,
+    form: str = "donsker_varadhan",
+) -> bounds.HeldOut:
+    """Evaluate networks on samples that they should not have seen, over all pairs of samples.
+
+    Args:
+      key: a PRNG key, for the order of the samples, which matters up to rounding.
+      state: of the stack.
+      x: (n, features) or (n, h, w, c), or a mapping of names to such arrays.
+      z: likewise; or labels, one-hot and uint8.
+      config: the configuration.
+      form: "donsker_varadhan" or "infonce", see `bounds.held_out`; with `bound="nwj"` the value
+        is NWJ's whatever the form.
+
+    Returns:
+      Value, standard error and influences in nats; for a stack with the networks in front.
+
+    Raises:
+      TypeError: if `key` is no PRNG key.
+      ValueError: if the shapes do not fit, n < 2, or the form is unknown.
+    """
+    key = training.check_key(key, "evaluate")
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS}, got {form!r}")
+    data = training.check_data(x, z)
+    training.check_state(state, data, config)
+    order = jax.random.permutation(key, data.x.measured.shape[1])
+    rows = jnp.tile(order[None], (len(data.x.index), 1))
+    values = evaluate_rows(state, data, rows, config)
+    return training.squeeze(values[FORMS.index(form)], x, z)
+
+
+@jit(static_argnames=("config",))
+def evaluate_rows(state: MineState, data: Data, rows: Array, config: MineConfig) -> Forms:
+    """Evaluate a stack over all pairs of each network's rows (networks, r), in both `FORMS`.
+
+    Returns:
+      Values and standard errors, (networks,), and influences, (networks, r).
+    """
+
+    def one(state: MineState, rows: Array, *index: Array) -> Forms:
+        return _held_out(state, data, index, rows, None, config, errors=True)
+
+    mapper = stack.resolve_mapper(config.mapper)
+    return stack.map_networks(mapper, one, state, rows, data.x.index, data.z.index)
+
+
+@jit(static_argnames=("config", "shuffles"))
+def evaluate_values(
+    state: MineState,
+    active: Array,
+    data: Data,
+    rows: Array,
+    config: MineConfig,
+    shuffles: int | None = None,
+) -> tuple[Array, Array]:
+    """Evaluate a stack without standard errors, which takes a third of the time.
+
+    Args:
+      state: of the stack.
+      active: networks to evaluate, (networks,); the value of the others is nan.
+      data: samples of the stack.
+      rows: (networks, r), in random order.
+      config: the configuration.
+      shuffles: number of marginal pairs for each sample; None for all pairs.
+
+    Returns:
+      The values in both `FORMS`, (networks,).
+    """
+
+    def one(state: MineState, rows: Array, *index: Array) -> tuple[Array, Array]:
+        forms = _held_out(state, data, index, rows, shuffles, config, errors=False)
+        return forms[0].nats, forms[1].nats
+
+    nothing = jnp.full(len(active), jnp.nan)
+    return stack.map_networks(
+        stack.resolve_mapper(config.mapper),
+        one,
+        *(state, rows, data.x.index, data.z.index),
+        active=active,
+        otherwise=(nothing, nothing),
+    )
+
+
+def validation_nats(
+    state: MineState,
+    active: np.ndarray,
+    data: Data,
+    rows: Array,
+    num_test: int,
+    config: MineConfig,
+) -> np.ndarray:
+    """Evaluate a stack on its validation rows (networks, s): the value that stops training.
+
+    That is the larger one of both forms. The Donsker–Varadhan form counts up to one nat below the
+    log of the number of test samples: what is not trusted counts as the most that is, since states
+    just below would be favoured otherwise.
+    """
+    shuffles = None if config.separable else config.validation_shuffles
+    if training.sums_over_classes(data, config):
+        shuffles = None
+    forms = evaluate_values(state, active, data, rows, config, shuffles)
+    donsker_varadhan, infonce = map(np.asarray, forms)
+    if config.form == "donsker_varadhan":
+        return donsker_varadhan
+    limit = np.log(num_test) - CEILING_MARGIN
+    finite = np.isfinite(donsker_varadhan) & (config.form == "auto")
+    trusted = np.where(finite, np.minimum(donsker_varadhan, limit), -np.inf)
+    return np.where(np.isfinite(infonce), np.maximum(trusted, infonce), infonce)
+
+
+def uses_infonce(
+    donsker_varadhan: np.ndarray, infonce: np.ndarray, num_test: int, config: MineConfig
+) -> np.ndarray:
+    """Tell from the values on validation samples which ones are reported in the InfoNCE form."""
+    if config.form != "auto":
+        return np.full(np.shape(infonce), config.form == "infonce")
+    trusted = donsker_varadhan <= np.log(num_test) - CEILING_MARGIN  # False for nan
+    return ~(trusted & (donsker_varadhan >= infonce))
+
+
+def _held_out(
+    state: MineState,
+    data: Data,
+    index: tuple[Array, ...],
+    rows: Array,
+    shuffles: int | None,
+    config: MineConfig,
+    errors: bool,
+) -> Forms:
+    """Evaluate one network; without `errors` only the values mean something."""
+    batch = Batch(
+        stack.take_rows(data.x.measured, index[0], rows),
+        stack.take_rows(data.z.measured, index[1], rows),
+        data.x.columns[index[0]],
+        data.z.columns[index[1]],
+        training.class_weights(data, index[1], config),
+    )
+    params, part = state.average, state.gaussian
+    if batch.class_weights is not None:
+        scores = training.score_batch(params, part, batch, config)
+        weights = jnp.log(batch.class_weights)
+        value = bounds.held_out_discrete(scores.joint, scores.rows, weights, config.bound)
+        return value, value
+    apply, x_code = training.encode_x(params, part, batch.x, batch.x_columns, None, config)
+    z_code = apply(batch.z, batch.z_columns, method="encode_z")
+    if shuffles is None:
+        sums = _sums_of_pairs(apply, x_code, z_code, len(rows), config.separable, errors)
+    else:
+        sums = _sums_of_shuffles(apply, x_code, z_code, len(rows), shuffles)
+    forms = ("nwj", "nwj") if config.bound == "nwj" else FORMS
+    first, second = (bounds.held_out(sums, form) for form in forms)
+    return first, second
+
+
+def _sums_of_shuffles(apply: Any, x_code: Any, z_code: Any, n: int, shuffles: int) -> bounds.Sums:
+    """Sum over each sample's joint pair and at most `shuffles` marginal ones."""
+    shifts = jnp.asarray(even_shifts(n, shuffles))
+
+    def shifted(shift: Array) -> Array:
+        return apply(x_code, training.roll(z_code, -shift), method="score")
+
+    joint = shifted(jnp.zeros((), shifts.dtype))
+    marginal = jax.lax.map(shifted, shifts)  # one at a time, to save memory
+
+    def by_column(values: Array) -> Array:
+        """Reorder from the x of each pair to its z."""
+        return jax.vmap(jnp.roll)(values, shifts)
+
+    rows = logsumexp(marginal, axis=0)
+    full = jnp.logaddexp(rows + np.log((n - 1) / len(shifts)), joint)
+    return bounds.Sums(
+        joint=joint,
+        rows=rows,
+        columns=logsumexp(by_column(marginal), axis=0),
+        squares=logsumexp(2 * marginal),
+        as_negative=jnp.sum(jnp.exp(by_column(marginal - full[None])), 0) * (n - 1) / len(shifts),
+        others=jnp.asarray(float(len(shifts))),
+    )
+
+
+def _sums_of_pairs(
+    apply: Any, x_code: Any, z_code: Any, n: int, separable: bool, errors: bool
+) -> bounds.Sums:
+    """Sum over all pairs, block by block of rows; without `errors` the sums of rows alone."""
+    size = min(n, BLOCK_ROWS[separable])
+    blocks = -(-n // size)
+    joint = apply(x_code, z_code, method="score")
+    positions = jnp.arange(blocks * size).reshape(blocks, size)
+
+    def block(rows: Array) -> tuple:
+        clipped = jnp.minimum(rows, n - 1)
+        code = jax.tree.map(lambda leaf: leaf[clipped], x_code)
+        scores = apply(code, z_code, method="pairs")
+        counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
+        scores = jnp.where(counts, scores, -jnp.inf)
+        row_sums = logsumexp(scores, axis=1)
+        if not errors:
+            return (row_sums,)
+        full = jnp.logaddexp(row_sums, joint[clipped])
+        return (
+            row_sums,
+            logsumexp(scores, axis=0),
+            logsumexp(2 * scores),
+            jnp.sum(jnp.exp(scores - full[:, None]), axis=0),
+        )
+
+    row_sums, *others = jax.lax.map(block, positions)
+    row_sums = row_sums.reshape(-1)[:n]
+    number = jnp.asarray(float(n - 1))
+    if not errors:
+        nothing = jnp.zeros_like(joint)
+        return bounds.Sums(joint, row_sums, nothing, nothing[0], nothing, number)
+    columns, squares, as_negative = others
+    return bounds.Sums(
+        joint=joint,
+        rows=row_sums,
+        columns=logsumexp(columns, axis=0),
+        squares=logsumexp(squares),
+        as_negative=jnp.sum(as_negative, axis=0),
+        others=number,
+    )
+
+
+def even_shifts(n: int, number: int) -> np.ndarray:
+    """Return at most `number` different shifts, spread evenly over 1 … n − 1."""
+    return np.unique(np.linspace(1, n - 1, min(number, n - 1)).round().astype(np.int32))

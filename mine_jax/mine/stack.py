@@ -1,0 +1,206 @@
+"""A stack of statistics networks: its samples, its parameters, and the way one program runs it.
+
+Every array of a stack has its networks on the first axis. Samples of different widths are padded
+with columns of zeros; arrays that several networks share are held once.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mine_jax import devices
+from mine_jax.compilation import jit
+
+Array = jax.Array
+
+
+class Samples(NamedTuple):
+    """Prepared samples of one variable.
+
+    Attributes:
+      measured: (n, features) or (n, h, w, c); labels one-hot, (n, classes), uint8.
+      noiseless: the same without measurement noise; None without noise. Networks train on it with
+        noise that is drawn afresh in each batch.
+      noise_std: standard deviation of that noise.
+    """
+
+    measured: Any
+    noiseless: Any = None
+    noise_std: float = 0.0
+
+
+class Side(NamedTuple):
+    """The samples of x, or of z, of all networks of a stack.
+
+    Attributes:
+      measured: different arrays of samples, (arrays, n, …), padded to the same width.
+      noiseless: likewise; None without noise.
+      noise_std: (arrays,); None without noise.
+      columns: number of columns that are data, (arrays,).
+      index: the array of each network, (networks,).
+    """
+
+    measured: Array
+    noiseless: Array | None
+    noise_std: Array | None
+    columns: Array
+    index: Array
+
+
+class Data(NamedTuple):
+    """The paired samples of a stack of networks."""
+
+    x: Side
+    z: Side
+
+
+def is_labels(samples: Array) -> bool:
+    """Tell whether prepared samples are labels: one-hot, uint8."""
+    return samples.dtype == jnp.uint8
+
+
+def num_columns(samples: Array) -> int:
+    """Return the number of columns of samples (n, …)."""
+    return math.prod(samples.shape[1:])
+
+
+def stack_samples(pairs: Sequence[tuple[Samples, Samples]], repeats: int = 1) -> Data:
+    """Stack the samples of several networks.
+
+    Args:
+      pairs: (x, z) of each network; vectors of any widths, or images of one shape.
+      repeats: networks for each pair (folds), one after another.
+
+    Returns:
+      The data of len(pairs) · repeats networks.
+    """
+    return Data(
+        _stack_side([x for x, _ in pairs], repeats), _stack_side([z for _, z in pairs], repeats)
+    )
+
+
+def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
+    different = list({id(each.measured): each for each in samples}.values())
+    place = {id(each.measured): i for i, each in enumerate(different)}
+    noisy = any(each.noiseless is not None for each in samples)
+    quiet = [
+        each.measured if each.noiseless is None else each.noiseless
+        for each in (different if noisy else ())
+    ]
+    deviations = np.array([each.noise_std for each in different], np.float32)
+    return Side(
+        measured=_pad_and_stack([each.measured for each in different]),
+        noiseless=_pad_and_stack(quiet) if noisy else None,
+        noise_std=deviations if noisy else None,
+        columns=np.array([num_columns(each.measured) for each in different], np.int32),
+        index=np.repeat(
+            np.array([place[id(each.measured)] for each in samples], np.int32), repeats
+        ),
+    )
+
+
+@jit(fast_compile=True)
+def _pad_and_stack(arrays: Sequence[Any]) -> Array:
+    if len({array.shape for array in arrays}) == 1:
+        return jnp.stack(arrays)
+    width = max(array.shape[1] for array in arrays)
+    return jnp.stack([jnp.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays])
+
+
+def take_rows(arrays: Array, index: Array, rows: Array) -> Array:
+    """Return rows of one array of a side, as float32."""
+    return devices.shard_batch(arrays[index, devices.shard_batch(rows)]).astype(jnp.float32)
+
+
+def map_networks(
+    mapper: str, function: Callable, *arguments: Any, active: Any = None, otherwise: Any = None
+) -> Any:
+    """Apply a function to each network of a stack, in one program.
+
+    Args:
+      mapper: "vmap" or "map" (see `resolve_mapper`).
+      function: takes one network's slice of each argument.
+      *arguments: pytrees whose leaves have the networks on the first axis.
+      active: (networks,), those to apply it to; None for all. "map" skips the others.
+      otherwise: what the others return, with the shapes of `function`'s results.
+
+    Returns:
+      The results, with the networks on the first axis.
+    """
+    if active is None:
+        if mapper == "vmap":
+            return jax.vmap(function)(*arguments)
+        return lax.map(lambda each: function(*each), arguments)
+    if mapper == "vmap":
+        new = jax.vmap(function)(*arguments)
+        return choose(active, new, otherwise)
+
+    def one(each: tuple) -> Any:
+        active, otherwise, arguments = each
+        return lax.cond(active, lambda: function(*arguments), lambda: otherwise)
+
+    return lax.map(one, (jnp.asarray(active), otherwise, arguments))
+
+
+def resolve_mapper(mapper: str) -> str:
+    """Return "vmap" or "map" for a `MineConfig.mapper`.
+
+    A CPU's cores are kept busy by the products of one network, and a network that has ended costs
+    nothing there; an accelerator wants all networks at once.
+    """
+    if mapper != "auto":
+        return mapper
+    sharded = bool(jax.sharding.get_abstract_mesh().axis_names)
+    return "map" if jax.default_backend() == "cpu" and not sharded else "vmap"
+
+
+def choose(chosen: Any, new: Any, old: Any) -> Any:
+    """Take the chosen networks, (networks,), from one pytree and the others from another."""
+
+    def either(new: Array, old: Array) -> Array:
+        where = np if isinstance(chosen, np.ndarray) else jnp
+        return where.where(chosen.reshape(-1, *[1] * (np.ndim(new) - 1)), new, old)
+
+    return jax.tree.map(either, new, old)
+
+
+def select(tree: Any, networks: slice) -> Any:
+    """Take consecutive networks of a stack."""
+    return jax.tree.map(lambda leaf: leaf[networks], tree)
+
+
+def concatenate(trees: Sequence[Any]) -> Any:
+    """Join stacks of networks of the same shapes into one."""
+    return jax.tree.map(lambda *leaves: np.concatenate(list(map(np.asarray, leaves))), *trees)
+
+
+def resize(tree: Any, like: Any) -> Any:
+    """Pad with zeros, or strip the padding of, every leaf to the shape of its counterpart.
+
+    A network's weights for padding are zero, so that neither changes what it computes.
+    """
+
+    def fit(leaf: Any, like: Any) -> np.ndarray:
+        leaf, shape = np.asarray(leaf), np.shape(like)
+        if leaf.shape == shape:
+            return leaf
+        leaf = leaf[tuple(slice(0, size) for size in shape)]
+        padding = [(0, size - old) for size, old in zip(shape, leaf.shape, strict=True)]
+        return np.pad(leaf, padding)
+
+    return jax.tree.map(fit, tree, like)
+
+
+def named(arrays: Array | Mapping[str, Array]) -> dict[str, Array]:
+    """Return a mapping of names to arrays; a single array is called ""."""
+    return dict(arrays) if isinstance(arrays, Mapping) else {"": arrays}
+
+
+def pairs_of(x: Any, z: Any) -> tuple[tuple[str, str], ...]:
+    """Return the (x name, z name) of the networks of a stack in their order, which is sorted."""
+    return tuple((a, b) for a in sorted(named(x)) for b in sorted(named(z)))

@@ -1,0 +1,228 @@
+"""The main job through its entry function, on a small data set."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from mine_jax import mine
+from mine_jax.information_plane import (
+    NOISY_ROUND_CONFIG,
+    POSTER_CONFIG,
+    ROUND_CONFIG,
+    PlaneConfig,
+    config,
+)
+from mine_jax.lenet import DEFAULT_PROBES, datasets
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "info_plane.py"
+FILES = {
+    *("config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
+    *("information_plane.png", "mi_over_epochs.png"),
+}
+RECORD = {
+    **{"seed": int, "epoch": int, "layer": str, "variable": str, "network": str, "steps": int},
+    **{"mi_nats": float, "stderr": float, "train_nats": float, "ceiling_nats": float},
+    **{"own_nats": float, "noise_std": float, "seconds": float, "warnings": list},
+    **{"converged": bool, "warm_start": bool},
+}
+NULLABLE = {
+    *("reference_nats", "reference_stderr", "drop_nats", "drop_stderr"),
+    *("own_drop_nats", "own_drop_stderr"),
+}
+TINY = (
+    *("--dataset=mnist_5k", "--layers=relu3,softmax", "--probe_every=1", "--probe_size=400"),
+    *("--learning_rate=0.05", "--hidden=16", "--mine_batch_size=64", "--max_steps=50"),
+    *("--epochs=0", "--compilation_cache="),
+)
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as for a script that is run
+        import info_plane
+
+        yield info_plane
+
+
+@pytest.fixture
+def parsed(script, tmp_path):
+    """Parse flags of the main job, with --out_dir in a temporary folder."""
+
+    def parse(*arguments):
+        flags.FLAGS(["info_plane", f"--out_dir={tmp_path / 'run'}", *TINY, *arguments])
+
+    with flagsaver.flagsaver():
+        yield parse
+
+
+@pytest.fixture
+def job(script, parsed, tmp_path):
+    """Run the main job; return its folder."""
+
+    def run(*arguments):
+        parsed(*arguments)
+        script.experiment()
+        return tmp_path / "run"
+
+    return run
+
+
+def rows_of(folder, name="records.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile_fast):
+    folder = job()
+    assert {path.name for path in folder.iterdir()} == FILES
+    description = json.loads((folder / "config.json").read_text())
+    assert description["dataset"] == description["settings"]["dataset_used"] == "mnist_5k"
+    assert description["settings"]["hidden"] == description["mine"]["hidden"] == 16
+    # What no flag sets is the library's.
+    assert description["settings"]["patience"] == ROUND_CONFIG.patience
+    assert description["settings"]["bound"] == description["mine"]["bound"] == ROUND_CONFIG.bound
+    assert description["resolved"]["split_sha256"]
+    assert (description["noise_std"], description["probe_size"]) == (0.0, 400)
+    assert {"jax", "flax", "python"} <= set(description["versions"])
+    printed = capsys.readouterr().out
+    assert "nothing to resume" not in printed
+
+    # Another run in the folder is an error, before anything is computed.
+    with pytest.raises(SystemExit, match=r"already holds a run .*--resume"):
+        job()
+    with pytest.raises(SystemExit, match="hidden is 16 there and 8 now"):
+        job("--resume", "--hidden=8")
+
+    assert job("--resume", "--epochs=1") == folder
+    printed = capsys.readouterr().out
+    assert "resumed after epoch 0" in printed
+    assert "Final test accuracy" in printed
+    sentences = json.loads((folder / "findings.json").read_text())["sentences"]
+    assert sentences
+    assert all(sentence in printed for sentence in sentences)
+
+    training = rows_of(folder, "training.jsonl")
+    assert [row["epoch"] for row in training] == [0, 1]
+    assert set(training[0]) == {"epoch", "train_loss", "test_accuracy", "seconds"}
+    records = rows_of(folder)
+    places = [(row["epoch"], row["variable"], row["layer"]) for row in records]
+    assert places == [(e, v, n) for e in (0, 1) for v in "xy" for n in ("relu3", "softmax")]
+    for row in records:
+        assert set(row) == set(RECORD) | NULLABLE
+        for name, kind in RECORD.items():
+            assert isinstance(row[name], kind), name
+        assert row["ceiling_nats"] == pytest.approx(math.log(80))
+        assert row["warm_start"] is (row["epoch"] > 0)
+        assert row["mi_nats"] <= row["ceiling_nats"]
+        assert row["network"] in ("softmax", row["layer"])
+        if row["network"] == row["layer"]:
+            assert row["mi_nats"] == row["own_nats"]
+    labels = [row for row in records if row["variable"] == "y" and row["epoch"] == 1]
+    assert 0.5 < labels[0]["mi_nats"] <= description["class_entropy_nats"] + 2 * labels[0]["stderr"]
+
+
+def test_experiment_with_noise_has_references_and_bounds_below_them(job, capsys, compile_fast):
+    records = rows_of(job("--noise_std=0.1", "--noise=absolute", "--layers=relu3"))
+    assert [(row["variable"], row["layer"]) for row in records] == [("x", "relu3"), ("y", "relu3")]
+    for row in records:
+        assert row["noise_std"] == 0.1
+        margin = 0.05 + 3 * math.hypot(row["stderr"], row["reference_stderr"])
+        assert row["mi_nats"] < row["reference_nats"] + margin
+        assert 0 < row["reference_nats"] < (math.log(400) if row["variable"] == "x" else 2.31)
+    assert "I(X;T) relu3" in capsys.readouterr().out
+
+
+def test_experiment_poster_preset_reports_own_networks(job, compile_fast):
+    folder = job("--preset=poster")
+    description = json.loads((folder / "config.json").read_text())
+    published = json.loads(json.dumps(description["mine"]))
+    assert published["network"] == "concatenated"
+    assert published["preparation"] == "standardized"
+    assert all(row["network"] == row["layer"] for row in rows_of(folder))
+
+
+def test_plane_config_follows_the_flags(script, parsed):
+    parsed("--bound=mine", "--patience=7", "--nowarm_start", "--seed=5", "--noise_std=0.5")
+    plane = script.plane_config()
+    changes = {"hidden": 16, "batch_size": 64, "max_steps": 50, "bound": "mine", "patience": 7}
+    assert plane.mine_config == replace(NOISY_ROUND_CONFIG, **changes)
+    assert (plane.warm_start, plane.seed, plane.layers) == (False, 5, ("relu3", "softmax"))
+    assert plane.share_networks
+
+
+def test_plane_config_of_the_poster_is_the_published_method(script, parsed):
+    parsed("--preset=poster")
+    plane = script.plane_config()
+    changes = {"hidden": 16, "batch_size": 64, "max_steps": 50}
+    assert plane.mine_config == replace(POSTER_CONFIG, **changes)
+    assert not plane.share_networks
+
+
+def test_plane_config_names_every_wrong_flag(script, parsed):
+    parsed(
+        *("--layers=relu3,foo", "--learning_rate=-1", "--hidden=0", "--epochs=-1"),
+        "--noise_std=-0.5",
+    )
+    with pytest.raises(ValueError, match="layers") as error:
+        script.plane_config()
+    for part in ("foo", "conv1", "-1.0", "hidden", "epochs", "got 0", "noise_std", "-0.5"):
+        assert part in str(error.value)
+    parsed("--layers=softmax,conv1")
+    with pytest.raises(ValueError, match="order of depth"):
+        script.plane_config()
+
+
+def test_experiment_with_a_wrong_flag_exits_before_the_folder_is_made(job, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*foo"):
+        job("--layers=foo")
+    assert not (tmp_path / "run").exists()
+
+
+def test_experiment_with_too_few_images_exits_before_work(job, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*batch_size"):
+        job("--batch_size=6000")
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_offer_what_the_library_has(script):
+    assert script.BOUNDS == mine.BOUNDS
+    assert get_args(config.Noise) == script.NOISES
+    assert script.DATASETS == datasets.NAMES
+    assert tuple(flags.FLAGS["layers"].default) == DEFAULT_PROBES == PlaneConfig().layers
+    for name in ("epochs", "probe_every", "probe_size", "warm_start", "seed", "num_seeds"):
+        assert flags.FLAGS[name].default == getattr(PlaneConfig(), name)
+    assert flags.FLAGS["learning_rate"].default == PlaneConfig().classifier.learning_rate
+    assert flags.FLAGS["batch_size"].default == PlaneConfig().classifier.batch_size
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_first_process_first_stops_all_processes_if_the_first_fails(
+    script, parsed, monkeypatch, process_id
+):
+    parsed("--coordinator=host:1234", "--num_processes=2", f"--process_id={process_id}")
+    multihost_utils = sys.modules.get("jax.experimental.multihost_utils")
+    if multihost_utils is None:
+        from jax.experimental import multihost_utils
+    sent = []
+
+    def broadcast(value):
+        sent.append(value)
+        return 1  # process 0 failed
+
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    calls = []
+
+    def function():
+        calls.append(process_id)
+        raise OSError("no such folder")
+
+    with pytest.raises((OSError, ValueError), match=r"no such folder|process 0 could not start"):
+        script.first_process_first(function)
+    assert (calls, sent) == (([0], [1]) if process_id == 0 else ([], [0]))

@@ -1,0 +1,126 @@
+"""The run folder: claims, rows, checkpoints."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mine_jax.classifier import ClassifierState
+from mine_jax.information_plane import records
+
+DESCRIPTION = {
+    "settings": {"seed": 1, "layers": ["a", "b"], "epochs": 2},
+    "resolved": {"mine": {"hidden": 128}, "rows": "abc"},
+    "versions": {"jax": "1"},
+}
+
+
+def changed(part, **values):
+    return DESCRIPTION | {part: DESCRIPTION[part] | values}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = records.RunFolder(tmp_path / "a" / "run")
+    assert folder.open(DESCRIPTION, resume=False) is False
+    return folder
+
+
+def test_open_new_folder_writes_the_description(folder):
+    assert json.loads((folder.path / "config.json").read_text()) == DESCRIPTION
+
+
+def test_open_with_resume_and_no_run_starts_one(tmp_path):
+    assert records.RunFolder(tmp_path / "run").open(DESCRIPTION, resume=True) is False
+
+
+def test_open_without_resume_refuses_a_run(folder):
+    with pytest.raises(records.RunFolderError, match=r"already holds a run.*--resume.*--out_dir"):
+        folder.open(DESCRIPTION, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (changed("settings", seed=2), "seed was 1 and is 2 now"),
+        (changed("resolved", mine={"hidden": 64}), "mine.hidden was 128 and is 64 now"),
+        (changed("resolved", rows="abd"), "resolved.rows was 'abc' and is 'abd' now"),
+        (changed("versions", jax="2"), "versions.jax was '1' and is '2' now"),
+        (changed("settings", new=3), "new was None and is 3 now"),
+    ],
+)
+def test_open_with_resume_names_every_difference(folder, description, message):
+    with pytest.raises(records.RunFolderError, match=message):
+        folder.open(description, resume=True, may_differ=["epochs"])
+
+
+def test_open_with_resume_keeps_the_first_description(folder):
+    longer = changed("settings", epochs=3) | {"versions": {"jax": "2"}}
+    assert folder.open(longer, resume=True, may_differ=["epochs", "versions"]) is True
+    assert folder.description() == DESCRIPTION
+    assert folder.read("resumes.jsonl") == [
+        {"settings": longer["settings"], "versions": {"jax": "2"}}
+    ]
+
+
+def test_open_with_resume_refuses_runs_without_resolved_configuration(folder):
+    (folder.path / "config.json").write_text(json.dumps({"settings": DESCRIPTION["settings"]}))
+    with pytest.raises(records.RunFolderError, match=r"older version.*resolved"):
+        folder.open(DESCRIPTION, resume=True)
+
+
+def test_open_refuses_a_file_and_a_folder_without_configuration(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(records.RunFolderError, match="is a file"):
+        records.RunFolder(tmp_path / "file").open({"settings": {}}, resume=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "records.jsonl").write_text("")
+    with pytest.raises(records.RunFolderError, match=r"without config\.json"):
+        records.RunFolder(tmp_path / "run").open({"settings": {}}, resume=True)
+
+
+def test_read_and_resume_rows_drop_a_line_that_was_cut_off(folder):
+    folder.append("records.jsonl", [{"epoch": 0, "v": 0.1}, {"epoch": 4, "v": None}])
+    folder.append("records.jsonl", [{"epoch": 4, "v": 1}])
+    with open(folder.path / "records.jsonl", "a") as file:
+        file.write('{"epoch": 8, "v"')
+    assert [row["epoch"] for row in folder.read("records.jsonl")] == [0, 4, 4]
+    assert folder.resume_rows("records.jsonl", lambda row: row["epoch"])[4]["v"] == 1
+    assert (folder.path / "records.jsonl").read_text().count("\n") == 3
+    assert [row["epoch"] for row in folder.keep_until("records.jsonl", 0)] == [0]
+    assert (folder.path / "records.jsonl").read_text().count("\n") == 1
+
+
+def test_read_names_a_damaged_line(folder):
+    (folder.path / "records.jsonl").write_text('{"epoch": 0}\n{"epoch\n{"epoch": 4}\n')
+    with pytest.raises(records.RunFolderError, match=r"records\.jsonl is damaged in line 2"):
+        folder.read("records.jsonl")
+
+
+def test_append_refuses_what_json_cannot_hold(folder):
+    with pytest.raises(ValueError, match="JSON"):
+        folder.append("records.jsonl", [{"v": float("nan")}])
+
+
+def test_restore_returns_the_saved_state_and_keeps_the_last_checkpoints(folder, tmp_path):
+    assert folder.last_epoch() is None
+    like = {"c": ClassifierState({"w": jnp.zeros(3)}, (jnp.zeros(2),), jnp.int32(0))}
+    for epoch in (0, 4, 8):
+        weights = {"w": jnp.arange(3.0) + epoch}
+        folder.save(epoch, {"c": ClassifierState(weights, (jnp.ones(2),), jnp.int32(epoch))})
+    assert folder.last_epoch() == 8
+    restored = folder.restore(8, like)
+    assert isinstance(restored["c"], ClassifierState)
+    np.testing.assert_array_equal(restored["c"].params["w"], [8.0, 9.0, 10.0])
+    assert restored["c"].epoch == 8
+    assert folder.epochs() == [4, 8]
+    everything = records.RunFolder(tmp_path / "all", keep=None)
+    for epoch in (0, 4, 8):
+        everything.save(epoch, like)
+    shutil.rmtree(tmp_path / "all" / "checkpoints" / "4")
+    with pytest.raises(records.RunFolderError, match=r"checkpoint 4 in .* is missing, damaged"):
+        everything.restore(4, like)
+    everything.save(4, like)  # earlier than the last one
+    assert everything.epochs() == [0, 4, 8]
