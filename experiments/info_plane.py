@@ -68,10 +68,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum("bound", None, BOUNDS, "Objective of the statistics networks." + PRESET)
 flags.DEFINE_integer("mine_batch_size", None, "Batch size of the statistics networks." + PRESET)
-flags.DEFINE_float("mine_learning_rate", None, "Their learning rate (Adam)." + PRESET)
+flags.DEFINE_float("mine_learning_rate", None, "Learning rate of statistics networks." + PRESET)
 flags.DEFINE_integer("hidden", None, "Width of the statistics networks." + PRESET)
 flags.DEFINE_integer("max_steps", None, "Maximum number of steps of a round." + PRESET)
-flags.DEFINE_integer("patience", None, "Checks without improvement before a drop." + PRESET)
+flags.DEFINE_integer("patience", None, "Checks without gain before a learning-rate drop." + PRESET)
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
 
 
