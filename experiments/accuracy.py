@@ -301,7 +301,7 @@ def by_problem(rows: Sequence[Row]) -> str:
     """A table with a line for each problem: means over its seeds."""
     lines = []
     for name, own in grouped(rows, "problem").items():
-        values = [row["nats"] for row in own]
+        values = [math.nan if row["nats"] is None else row["nats"] for row in own]
         remarks = {
             "near the ceiling": any(near_ceiling(row) for row in own),
             "above the truth": any(overshoot(row) > 0 for row in own),

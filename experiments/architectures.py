@@ -838,8 +838,8 @@ def main(argv: list[str]) -> None:
                 FLAGS[name].value = value
     try:
         check_flags()
-        from mine_jax.lenet.datasets import DatasetUnavailable
         from mine_jax.information_plane.records import RunFolderError
+        from mine_jax.lenet.datasets import DatasetUnavailable
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
@@ -851,8 +851,8 @@ def main(argv: list[str]) -> None:
 def experiment(grid: Grid) -> None:
     """Measure what is missing, print, draw."""
     devices = platforms.select()
-    from mine_jax.lenet import datasets
     from mine_jax.information_plane import plotting, records
+    from mine_jax.lenet import datasets
 
     folder = records.RunFolder(FLAGS.out_dir)
     folder.check(resume=FLAGS.resume)

@@ -1,16 +1,15 @@
-"""Speed and memory, beside what the machine can do.
+"""Speed and memory, beside the machine's rate of matrix products.
 
   python experiments/benchmark.py
   python experiments/benchmark.py --parts=lenet,round --against="python other.py --threads=2"
   python experiments/benchmark.py --parts=growth
 
-What can be repeated is, --repeats times: medians, with the smallest and the largest. --against runs
-another program in turn with the own measurements and compares what it prints with the same unit
-(GFLOP/s, steps/s, rounds/s). Tables (benchmark.md, also printed) and all figures (benchmark.json)
-go to --out_dir; for growth also growth.csv and growth.png.
+Repeatable parts are measured --repeats times: medians and ranges. --against runs another program
+in turn with these measurements and compares the figures that it prints in the same unit (GFLOP/s,
+steps/s, rounds/s). Tables (benchmark.md, also printed) and all figures (benchmark.json) go to
+--out_dir; for growth also growth.png.
 """
 
-import csv
 import json
 import math
 import os
@@ -22,12 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import platforms
-from absl import app, flags, logging
-from tables import table
+import common
+from absl import flags
+from common import markdown_table
 
 PARTS = ("product", "lenet", "round", "probe", "lower_bound", "start", "growth")
 UNITS = ("GFLOP/s", "steps/s", "rounds/s")
@@ -50,7 +50,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("data_dir", None, "Folder with its IDX files.")
 flags.DEFINE_string("out_dir", "runs/benchmark", "Folder for the results.")
-flags.adopt_module_key_flags(platforms)
+flags.adopt_module_key_flags(common)
 
 
 class Measured(NamedTuple):
@@ -117,7 +117,7 @@ def lenet() -> Rate:
     state = classifier.init(jax.random.key(2), model, config, images.shape[1:])
     shape = FLAGS.steps, FLAGS.lenet_batch
     batches = jnp.asarray(np.random.default_rng(0).integers(0, len(images), shape))
-    data = batches, 0, FLAGS.steps, *devices.everywhere((images, labels))
+    data = batches, 0, FLAGS.steps, *devices.replicate((images, labels))
 
     def call() -> Any:
         return classifier.train_steps(
@@ -129,44 +129,57 @@ def lenet() -> Rate:
 
 
 def mine_round() -> Rate:
-    """Updates of MINE as published: one of each network for a (variable, layer)."""
-    import jax
+    """MINE as published: a step of the network of every (variable, layer)."""
     import jax.numpy as jnp
     import numpy as np
 
-    from mine_jax import MineConfig, devices, mine
+    from mine_jax import MineConfig, devices, estimate, mine
 
-    widths = [int(width) for width in FLAGS.layer_dims]
-    config = MineConfig(
-        **mine.AS_PUBLISHED,
-        network="flat",
-        hidden=2 * FLAGS.hidden,  # of which the flat network has half
-        batch_size=FLAGS.mine_batch,
-        weight_decay=0.0,
-    )
+    config = MineConfig.published(hidden=FLAGS.hidden, batch_size=FLAGS.mine_batch)
     generator, n = np.random.default_rng(0), 10_000
-    x = {
-        "x": jnp.asarray(generator.random((n, 784), np.float32)),
-        "y": jnp.eye(10)[generator.integers(0, 10, n)],
-    }
-    z = {
-        f"layer {i}": jnp.asarray(generator.random((n, d), np.float32))
-        for i, d in enumerate(widths)
-    }
-    x, z = devices.everywhere((x, z))
-    pairs = mine.pairs_of(x, z)
-    state = mine.init(jax.random.key(0), x, z, config)
-    state = jax.tree.map(lambda leaf: leaf[None], state)
-    rate = np.full((1, len(pairs)), 1e-3, np.float32)
-    rows = generator.integers(0, n, (1, FLAGS.steps, FLAGS.mine_batch)).astype(np.int32)
-    keys = jax.random.split(jax.random.key(1), 1)
+    images = mine.Samples(jnp.asarray(generator.random((n, 784), np.float32)))
+    labels = mine.Samples(jnp.eye(10, dtype=jnp.uint8)[generator.integers(0, 10, n)])
+    pairs = {}
+    for width in FLAGS.layer_dims:
+        layer = mine.Samples(jnp.asarray(generator.random((n, int(width)), np.float32)))
+        pairs[f"x;{width}"] = estimate.Pair(images, layer)
+        pairs[f"y;{width}"] = estimate.Pair(layer, labels)
+    chunks = []
+    for group in estimate.group_pairs(pairs, config):
+        data = mine.stack.stack_samples([(pair.x, pair.z) for pair in group.pairs])
+        chunks.append(chunk_call(devices.replicate(data), group.config, FLAGS.steps))
 
     def call() -> Any:
-        return mine.train_chunk(state, rate, rows, keys, ({}, {}), x, z, pairs, config)
+        return [chunk() for chunk in chunks]
 
-    gflop = round_gflop(len(pairs), sum(x[a].shape[1] + z[b].shape[1] for a, b in pairs))
+    inputs = sum(side.measured.shape[1] for pair in pairs.values() for side in (pair.x, pair.z))
     name = f"MINE as published, {len(pairs)} networks, batches of {FLAGS.mine_batch}"
-    return Rate(name, call, FLAGS.steps, "rounds/s", gflop)
+    return Rate(name, call, FLAGS.steps, "rounds/s", round_gflop(len(pairs), inputs))
+
+
+def chunk_call(data: Any, config: Any, steps: int) -> Callable[[], Any]:
+    """Return a call that takes so many steps of every network of a stack."""
+    import jax
+    import numpy as np
+
+    from mine_jax.mine import training
+
+    networks = len(data.x.index)
+    state = training.init_stack(jax.random.split(jax.random.key(0), networks), data, config)
+    generator = np.random.default_rng(0)
+    shape = 1, steps, config.batch_size
+    rows = generator.integers(0, data.x.measured.shape[1], shape).astype(np.int32)
+    arguments = (
+        state,
+        np.ones(networks, bool),
+        np.full(networks, config.learning_rate, np.float32),
+        jax.random.split(jax.random.key(1), 1),
+        rows,
+        np.zeros(networks, np.int32),
+        data,
+        config,
+    )
+    return lambda: training.train_chunk(*arguments)
 
 
 def round_gflop(networks: int, inputs: int) -> float:
@@ -253,7 +266,7 @@ def one_bound() -> list[Measured]:
     generator, n, d = np.random.default_rng(0), 10_000, 20
     x = generator.normal(size=(n, d))
     z = 0.5 * x + math.sqrt(0.75) * generator.normal(size=(n, d))
-    compilation = platforms.Compilation().listen()
+    clock = common.CompilationClock().start()
     seconds = []
     for repeat in range(FLAGS.repeats + 1):
         start = time.perf_counter()
@@ -262,7 +275,7 @@ def one_bound() -> list[Measured]:
     name = f"lower_bound, n = {n:,}, d = {d}"
     return [
         Measured(f"{name}, first call", seconds[:1], "s"),
-        Measured(f"{name}, compilation in it (all threads)", [compilation.seconds], "s"),
+        Measured(f"{name}, compilation in it", [clock.seconds], "s"),
         Measured(f"{name}, later calls", seconds[1:], "s"),
     ]
 
@@ -302,7 +315,7 @@ def starts() -> list[Measured]:
         Measured("info_plane.py --help", [help_seconds(script) for _ in repeats], "s"),
         *(
             Measured(f"short main job, {kind}", [seconds(job(i, kind)) for i in repeats], "s")
-            for kind in ("first", "with kept code")
+            for kind in ("first", "with compilation cache")
         ),
     ]
 
@@ -326,74 +339,57 @@ GROWTH = {
 
 
 def growth() -> list[dict[str, Any]]:
-    """Milliseconds and memory of a step, and of judging n samples, as one size grows at a time.
+    """Measure a step, and the evaluation of n samples, as one size grows at a time.
 
     Networks are the library's default ones, without preparation, which keeps wide layers narrow.
-    Memory is what XLA has planned for: arguments, results and what it needs in between.
     """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from mine_jax import MineConfig, mine
+    from mine_jax.mine import evaluation, training
 
     usual = {"samples n": 4000, "columns of z": 32, "layers": 1, "batch": 256, "hidden": 128}
     rows = []
-    for what, sizes in GROWTH.items():
+    for name, sizes in GROWTH.items():
         for size in sizes:
-            at = usual | {what: size}
+            at = usual | {name: size}
             config = MineConfig(
-                network="separable", hidden=at["hidden"], batch_size=at["batch"], canonical=32
+                network="separable", hidden=at["hidden"], batch_size=at["batch"], canonical_pairs=32
             )
             generator, n = np.random.default_rng(0), at["samples n"]
-            x = {"x": jnp.asarray(generator.normal(size=(n, 32)).astype(np.float32))}
-            z = {
-                f"layer {i}": jnp.asarray(
-                    generator.normal(size=(n, at["columns of z"])).astype(np.float32)
-                )
-                for i in range(at["layers"])
-            }
-            pairs = mine.pairs_of(x, z)
-            state = mine.init(jax.random.key(0), x, z, config)
-            state = jax.tree.map(lambda leaf: leaf[None], state)
-            batches = generator.integers(0, n, (1, FLAGS.steps, at["batch"])).astype(np.int32)
-            rate = np.full((1, len(pairs)), 1e-3, np.float32)
-            keys = jax.random.split(jax.random.key(1), 1)
-            calls = {
-                "step": (
-                    mine.train_chunk,
-                    (state, rate, batches, keys, ({}, {}), x, z, pairs, config),
-                ),
-                "judging": (
-                    mine.evaluate_rows,
-                    (state, x, z, jnp.arange(n, dtype=jnp.int32)[None], pairs, config),
-                ),
-            }
-            for name, (function, arguments) in calls.items():
-                if name == "judging" and what == "batch":
-                    continue  # it has none
-                planned = function.jitted.lower(*arguments).compile().memory_analysis()
-                jax.block_until_ready(function(*arguments))
-                seconds = []
+
+            def samples(width: int, n: int = n, generator: Any = generator) -> mine.Samples:
+                values = generator.normal(size=(n, width)).astype(np.float32)
+                return mine.Samples(jnp.asarray(values))
+
+            x = samples(32)
+            pairs = [(x, samples(at["columns of z"])) for _ in range(at["layers"])]
+            data = mine.stack.stack_samples(pairs)
+            keys = jax.random.split(jax.random.key(0), len(pairs))
+            state = training.init_stack(keys, data, config)
+            every = jnp.tile(jnp.arange(n, dtype=jnp.int32)[None], (len(pairs), 1))
+            step = chunk_call(data, config, FLAGS.steps)
+            calls = {"step": (step, FLAGS.steps)}
+            if name != "batch":  # an evaluation has none
+                evaluate = partial(evaluation.evaluate_rows, state, data, every, config)
+                calls["evaluation"] = evaluate, 1
+            for part, (call, count) in calls.items():
+                jax.block_until_ready(call())
+                milliseconds = []
                 for _ in range(FLAGS.repeats):
                     start = time.perf_counter()
-                    jax.block_until_ready(function(*arguments))
-                    seconds.append(time.perf_counter() - start)
-                each = FLAGS.steps if name == "step" else 1
+                    jax.block_until_ready(call())
+                    milliseconds.append(1e3 * (time.perf_counter() - start) / count)
                 rows.append(
                     {
-                        "what": name,
-                        "size": what,
+                        "what": part,
+                        "size": name,
                         "value": size,
-                        "milliseconds": 1e3 * statistics.median(seconds) / each,
-                        "fastest": 1e3 * min(seconds) / each,
-                        "slowest": 1e3 * max(seconds) / each,
-                        "mebibytes": (
-                            planned.temp_size_in_bytes
-                            + planned.argument_size_in_bytes
-                            + planned.output_size_in_bytes
-                        )
-                        / 2**20,
+                        "milliseconds": statistics.median(milliseconds),
+                        "fastest": min(milliseconds),
+                        "slowest": max(milliseconds),
                     }
                 )
     return rows
@@ -416,8 +412,6 @@ def slopes(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
                 f"{own[0]['value']:,} … {own[-1]['value']:,}",
                 f"{own[0]['milliseconds']:.2f} … {own[-1]['milliseconds']:.2f}",
                 f"{power('milliseconds'):.2f}",
-                f"{own[0]['mebibytes']:.1f} … {own[-1]['mebibytes']:.1f}",
-                f"{power('mebibytes'):.2f}",
             ]
         )
     return lines
@@ -448,22 +442,11 @@ def figures(made: Sequence[Measured], others: dict[str, list[float]]) -> str:
             ]
         )
     columns = ["", "median", "range", "share of the product's rate", "the other's", "ratio"]
-    return table(columns, lines)
+    return markdown_table(columns, lines)
 
 
-def main(argv: list[str]) -> None:
-    """Measure; an error that the user can mend is a line of text and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        benchmark()
-    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error}")
-
-
-def benchmark() -> None:
-    """Validate, measure, print, write."""
+def check_flags() -> None:
+    """Raise ValueError that names a wrong flag."""
     if unknown := [part for part in FLAGS.parts if part not in PARTS]:
         raise ValueError(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}")
     for name in ("repeats", "steps", "lenet_batch", "mine_batch", "hidden"):
@@ -473,14 +456,20 @@ def benchmark() -> None:
         raise ValueError(f"--layer_dims must be numbers of units, got {','.join(FLAGS.layer_dims)}")
     if FLAGS.against and not {"product", "lenet", "round"} & set(FLAGS.parts):
         raise ValueError("--against is compared with product, lenet and round; name one in --parts")
-    if FLAGS["compilation_cache"].using_default_value:
-        FLAGS.compilation_cache = ""  # what a first run compiles is to be seen
-    names = platforms.select()
-    folder = Path(FLAGS.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def experiment() -> None:
+    """Validate, measure, print, write."""
+    with common.user_errors():
+        check_flags()
+        if FLAGS["compilation_cache"].using_default_value:
+            FLAGS.compilation_cache = ""  # a benchmark shows what a first run compiles
+        names = common.select_devices()
+        folder = Path(FLAGS.out_dir)
+        folder.mkdir(parents=True, exist_ok=True)
     print(f"{', '.join(names)}; {os.cpu_count()} cores")
-    with platforms.spread():
-        # First what tells of a first call.
+    with common.device_mesh():
+        # Parts that measure a first call come first.
         bound = one_bound() if "lower_bound" in FLAGS.parts else []
         made, others = rates(FLAGS.parts)
         made += bound + (probe() if "probe" in FLAGS.parts else [])
@@ -491,16 +480,12 @@ def benchmark() -> None:
     made.append(Measured("peak memory of this process", [peak], "GiB"))
     text = figures(made, others)
     if "growth" in FLAGS.parts:
-        from mine_jax.information_plane import plotting
+        import plots
 
         rows = growth()
-        with open(folder / "growth.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        plotting.growth(rows, folder / "growth.png")
-        columns = ["", "sizes", "ms", "power", "MiB", "power"]
-        text += "\n\n" + table(columns, slopes(rows))
+        plots.growth(rows, folder / "growth.png")
+        columns = ["", "sizes", "ms", "power"]
+        text += "\n\n" + markdown_table(columns, slopes(rows))
     content = {
         "devices": names,
         "cores": os.cpu_count(),
@@ -509,8 +494,10 @@ def benchmark() -> None:
     }
     (folder / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n")
     (folder / "benchmark.md").write_text(text + "\n")
+    if FLAGS.publish:
+        common.write_page("benchmark", "Speed", text)
     print(f"\n{text}\n\nWritten to {os.path.relpath(folder)}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(experiment)

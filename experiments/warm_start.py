@@ -690,8 +690,8 @@ def main(argv: list[str]) -> None:
     """Run the experiment; an error that the user can mend is a line of text and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"no positional arguments are known, got {' '.join(argv[1:])}")
-    from mine_jax.lenet.datasets import DatasetUnavailable
     from mine_jax.information_plane.records import RunFolderError
+    from mine_jax.lenet.datasets import DatasetUnavailable
 
     logging.set_verbosity(logging.WARNING)
     try:
@@ -704,9 +704,9 @@ def experiment() -> None:
     """Validate, train, fit what is missing, print, draw."""
     what = plan()
     devices = platforms.select()
-    from mine_jax.lenet import datasets
     from mine_jax import lenet
     from mine_jax.information_plane import plotting, records
+    from mine_jax.lenet import datasets
 
     folder = records.RunFolder(FLAGS.out_dir, keep=None)
     folder.check(resume=FLAGS.resume)

@@ -1,9 +1,10 @@
 """`lower_bound`: the mutual information of two arrays, estimated with a standard error."""
 
-from mine_jax.estimate.lower_bound import (
+from mine_jax.estimate.estimation import (
     Pair,
     Splits,
     choose_network,
+    group_pairs,
     init_states,
     lower_bound,
     lower_bounds,
@@ -18,6 +19,7 @@ __all__ = [
     "Pair",
     "Splits",
     "choose_network",
+    "group_pairs",
     "init_states",
     "lower_bound",
     "lower_bounds",

@@ -54,10 +54,11 @@ def prepare(
     Args:
       values: (n, ...).
       name: name of the variable in error messages.
-      scale: "auto" as above, or one of "ranks" (normal scores), "columns" (unit variance for each
-        column, logarithmic beyond `MAX_LINEAR` standard deviations), "both" (the columns of
-        "ranks", then those of "columns"), "common" (all columns divided by one number, not
-        clipped) and "standardized" (unit variance for each column). With "auto" and "both", principal components replace many columns and images.
+      scale: "auto" as above, or one of "ranks" (normal scores), "standardized" (unit variance for
+        each column), "columns" (the same, logarithmic beyond `MAX_LINEAR` standard deviations),
+        "both" (the columns of "ranks", then those of "columns") and "common" (all columns divided
+        by one number). With "auto" and "both", principal components replace many columns and
+        images.
       keep_shape: return images as (n, h, w, c) and many columns as they are, clipped and scaled,
         instead of principal components.
       align_to: (n, k), the target that principal components are rotated to, see

@@ -18,6 +18,7 @@ BUILD_NOTES.md). A stack has a network for each pair of an array in x and an arr
 networks see the same samples in the same pairs, so that their values can be compared.
 """
 
+from mine_jax.mine import stack
 from mine_jax.mine.bounds import BOUNDS, HeldOut, donsker_varadhan
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.evaluation import CEILING_MARGIN, evaluate
@@ -41,5 +42,6 @@ __all__ = [
     "fit",
     "init",
     "is_labels",
+    "stack",
     "step",
 ]
