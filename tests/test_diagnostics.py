@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mine_jax.information_plane import diagnostics
+from mine_jax.information_plane import findings
 
 LAYERS = ["a", "b"]
 H_Y = math.log(10)
@@ -32,7 +32,7 @@ def noisy(layer, variable, nats, reference, drop=None, drop_stderr=None, **chang
 
 
 def found(*rows):
-    result = diagnostics.findings(rows, LAYERS, H_Y)
+    result = findings.findings(rows, LAYERS, H_Y)
     json.dumps(result, allow_nan=False)  # what findings.json needs
     return result, " ".join(result["sentences"])
 
