@@ -3,6 +3,7 @@
 A program takes over the flags with `flags.adopt_module_key_flags(common)`.
 """
 
+import contextlib
 import datetime
 import math
 import os
@@ -151,6 +152,8 @@ def select_devices(processes: bool = False) -> list[str]:
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
     if name in ("cpu", "tpu"):
         jax.config.update("jax_platforms", name)
+    if FLAGS.num_devices == 1 and not FLAGS.coordinator:
+        share_cores()
     if folder := cache_folder(FLAGS.compilation_cache):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -167,6 +170,19 @@ def select_devices(processes: bool = False) -> list[str]:
             f"{', '.join(map(str, devices))}"
         )
     return [str(device) for device in devices[: _num_devices()]]
+
+
+def share_cores() -> None:
+    """Give JAX a CPU device for each core, which the networks of a stack are shared among.
+
+    It has no effect once JAX has started, or where XLA_FLAGS set the number of devices.
+    """
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
 def device_mesh() -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 SAMPLES_AXIS = "samples"
+NETWORKS_AXIS = "networks"
 
 
 @contextmanager
@@ -48,6 +49,19 @@ def mesh() -> Mesh | None:
     """Return the mesh of `use`; None without one."""
     current = jax.sharding.get_mesh()
     return current if SAMPLES_AXIS in current.axis_names else None
+
+
+def networks_mesh() -> Mesh | None:
+    """Return a mesh of a CPU's devices that networks can be shared among.
+
+    None outside a CPU, with one device (as by default), within `use`, or where the caller has
+    chosen a device.
+    """
+    local = jax.local_devices()
+    sharded = bool(jax.sharding.get_abstract_mesh().axis_names)
+    if local[0].platform != "cpu" or len(local) == 1 or sharded or jax.config.jax_default_device:
+        return None
+    return Mesh(np.array(local), (NETWORKS_AXIS,))
 
 
 def replicate(tree: Any) -> Any:

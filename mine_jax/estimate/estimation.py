@@ -22,7 +22,7 @@ from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import check_key, check_same_shapes, init_stack
 
 MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
-MAX_PADDING = 4  # factor by which samples may be padded to share the program of wider ones
+MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -327,7 +327,7 @@ def group_pairs(pairs: Mapping[str, Pair], config: MineConfig) -> list[Group]:
 def _width_class(samples: Array) -> Any:
     if len(samples.shape) == 4:
         return samples.shape[1:]
-    return math.ceil(math.log(8 * samples.shape[1], MAX_PADDING))
+    return math.ceil(math.log(2 * samples.shape[1], MAX_PADDING))
 
 
 def choose_network(x: Array, z: Array) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from mine_jax import devices
 from mine_jax.compilation import jit
@@ -121,6 +122,8 @@ def map_networks(
 ) -> Any:
     """Apply a function to each network of a stack, in one program.
 
+    "map" shares the networks among a CPU's devices, where there are several.
+
     Args:
       mapper: "vmap" or "map" (see `resolve_mapper`).
       function: takes one network's slice of each argument.
@@ -131,25 +134,47 @@ def map_networks(
     Returns:
       The results, with the networks on the first axis.
     """
-    if active is None:
-        if mapper == "vmap":
-            return jax.vmap(function)(*arguments)
-        return lax.map(lambda each: function(*each), arguments)
     if mapper == "vmap":
         new = jax.vmap(function)(*arguments)
-        return choose(active, new, otherwise)
+        return new if active is None else choose(active, new, otherwise)
+    mesh = devices.networks_mesh()
+    if mesh is None and active is None:
+        return lax.map(lambda each: function(*each), arguments)
+    number = jax.tree.leaves(arguments)[0].shape[0]
+    if active is None:
+        active = jnp.ones(number, bool)
+        otherwise = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(jax.vmap(function), *arguments),
+        )
 
     def one(each: tuple) -> Any:
         active, otherwise, arguments = each
         return lax.cond(active, lambda: function(*arguments), lambda: otherwise)
 
-    return lax.map(one, (jnp.asarray(active), otherwise, arguments))
+    stacked = jnp.asarray(active), otherwise, arguments
+    if mesh is None:
+        return lax.map(one, stacked)
+    missing = -number % mesh.size  # networks that are not active, for as many on each device
+    padded = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)]), stacked
+    )
+    padded = (padded[0] & (jnp.arange(number + missing) < number), *padded[1:])
+    axis = PartitionSpec(mesh.axis_names[0])
+    shared = jax.shard_map(
+        lambda stacked: lax.map(one, stacked),
+        mesh=mesh,
+        in_specs=axis,
+        out_specs=axis,
+        check_vma=False,
+    )
+    return select(shared(padded), slice(0, number))
 
 
 def resolve_mapper(mapper: str) -> str:
     """Return "vmap" or "map" for a `MineConfig.mapper`.
 
-    A CPU's cores are kept busy by the products of one network, and a network that has ended costs
+    A CPU's core is kept busy by the products of one network, and a network that has ended costs
     nothing there; an accelerator wants all networks at once.
     """
     if mapper != "auto":
