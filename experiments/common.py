@@ -24,6 +24,13 @@ PACKAGES = ("mine_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 COMPILE_PREFIX = "/jax/core/compile/"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
+# Flags that the command of a results page leaves out: they do not affect the numbers.
+UNPUBLISHED_FLAGS = (
+    *("out_dir", "publish", "resume", "compilation_cache"),
+    *("coordinator", "num_processes", "process_id"),
+)
+# Flags that name something on this machine, and what a results page has instead.
+PLACEHOLDERS = {"data_dir": "FOLDER", "against": "COMMAND"}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("num_devices", 1, "Devices that share the samples of a batch; 0 for all.")
@@ -78,21 +85,28 @@ def user_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def settings_of(module: Any, ignored: Sequence[str] = ("resume", "out_dir", "progress")) -> dict:
-    """Return the values of a program's flags, those of this module included."""
-    names = [
-        *FLAGS.get_flags_for_module(module),
-        *FLAGS.get_flags_for_module(sys.modules[__name__]),
-    ]
-    ignored = (*ignored, "publish")
-    return {flag.name: flag.value for flag in names if flag.name not in ignored}
+def settings_of(
+    module: str, ignored: Sequence[str] = ("resume", "out_dir", "progress")
+) -> dict[str, Any]:
+    """Return the values of the flags of a program and of this module.
+
+    Args:
+      module: the program's `__name__`.
+      ignored: names of flags that do not affect the numbers.
+    """
+    own = [flag for name in (module, __name__) for flag in FLAGS.get_flags_for_module(name)]
+    return {flag.name: flag.value for flag in own if flag.name not in (*ignored, "publish")}
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that determine the numbers."""
-    return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in PACKAGES
-    }
+    numbers = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            numbers[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # mine_jax on PYTHONPATH
+            numbers[name] = "not installed"
+    return numbers
 
 
 # --- Devices --------------------------------------------------------------------------------------
@@ -244,8 +258,20 @@ def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
+def command() -> str:
+    """Return the command of this run, without what only concerns this machine."""
+    arguments = []
+    for name in sorted(FLAGS):
+        flag = FLAGS[name]
+        if name in UNPUBLISHED_FLAGS or name != flag.name or not flag.present:
+            continue
+        hidden = name in PLACEHOLDERS
+        arguments.append(f"--{name}={PLACEHOLDERS[name]}" if hidden else flag.serialize())
+    return shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *arguments])
+
+
 def write_page(name: str, title: str, body: str, figures: Sequence[Path] = ()) -> Path:
-    """Write the results page of an experiment, and copy its figures beside.
+    """Write the results page of an experiment, and copy its figures.
 
     Args:
       name: of the page, without its ending.
@@ -256,20 +282,14 @@ def write_page(name: str, title: str, body: str, figures: Sequence[Path] = ()) -
     Returns:
       The page's path.
     """
-    arguments = []
-    for argument in sys.argv[1:]:
-        flag, equals, _ = argument.partition("=")
-        if flag in ("--out_dir", "--publish", "--resume", "--compilation_cache"):
-            continue
-        arguments.append(f"{flag}=FOLDER" if flag == "--data_dir" and equals else argument)
-    program = f"experiments/{Path(sys.argv[0]).name}"
-    command = shlex.join(["python", program, *arguments])
     packages = ", ".join(f"{package} {version}" for package, version in versions().items())
-    lines = [f"# {title}", f"`{command}`", f"{datetime.date.today().isoformat()}; {packages}."]
+    lines = [f"# {title}", f"`{command()}`", f"{datetime.date.today().isoformat()}; {packages}."]
+    results, copies = HERE / "results", HERE / "figures"
+    for folder in (results, copies):
+        folder.mkdir(exist_ok=True)
     for figure in figures:
-        shutil.copy(figure, HERE / "figures" / figure.name)
+        shutil.copy(figure, copies / figure.name)
         lines.append(f"![{figure.stem.replace('_', ' ')}](../figures/{figure.name})")
-    path = HERE / "results" / f"{name}.md"
-    path.parent.mkdir(exist_ok=True)
+    path = results / f"{name}.md"
     path.write_text("\n\n".join([*lines, body]) + "\n")
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
-from absl import flags
+from absl import app, flags  # noqa: F401 (app defines flags)
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -59,19 +59,43 @@ def compilations():
 
 
 def load_experiment(name):
-    """The module of an experiment without its flags, so that others can be loaded beside it."""
+    """Load the module of an experiment; `set_flags` sets its flags, which are `module.FLAGS`.
+
+    They are not absl's global ones: those of two experiments have the same names.
+    """
     before = set(flags.FLAGS)
     sys.path.insert(0, str(EXPERIMENTS))
     try:
         spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(EXPERIMENTS))
-        for flag in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, flag)
-        sys.modules.pop("common", None)
+        separate = flags.FlagValues()
+        for defined_in, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+            for flag in [flag for flag in defined if flag.name not in before]:
+                delattr(flags.FLAGS, flag.name)
+                separate[flag.name] = flag
+                separate.register_flag_by_module(defined_in, flag)
+        del sys.modules[name]
+        common = sys.modules.pop("common", module)
+    module.FLAGS = common.FLAGS = separate
+    separate([name])
     return module
+
+
+@contextlib.contextmanager
+def set_flags(module, *arguments, **values):
+    """Parse arguments of an experiment and set flags; the others have their defaults."""
+    module.FLAGS.unparse_flags()
+    try:
+        module.FLAGS([module.__name__, *arguments])
+        for name, value in values.items():
+            setattr(module.FLAGS, name, value)
+        yield module.FLAGS
+    finally:
+        module.FLAGS.unparse_flags()
+        module.FLAGS([module.__name__])
 
 
 def run_experiment(name, folder, *arguments):
