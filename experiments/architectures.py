@@ -24,7 +24,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import common
@@ -158,7 +158,6 @@ def measure(
     jobs: Sequence[Job],
     samples: Mapping[str, Sample],
     max_steps: int,
-    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Fit the networks of jobs with the same set of samples and the same family.
 
@@ -169,7 +168,6 @@ def measure(
       jobs: of the same samples and network.
       samples: at least those that the jobs name.
       max_steps: limit on a network's steps.
-      on_progress: as for `estimate.lower_bounds`.
 
     Yields:
       The rows of each job in turn.
@@ -192,9 +190,7 @@ def measure(
         estimates: dict[str, Estimate] = {}
         for config, group in by_config.items():
             key = jax.random.key(job.seed)
-            estimates |= estimate.lower_bounds(
-                group, key=key, config=config, on_progress=on_progress
-            )
+            estimates |= estimate.lower_bounds(group, key=key, config=config)
         seconds = (time.perf_counter() - begin) / len(estimates)
         yield [
             make_row(job, name, samples[name], estimates[same[name]], seconds) for name in job.data
@@ -245,29 +241,28 @@ def measure_all(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of all jobs; the samples of each are drawn when they are needed."""
     layers: dict[str, Layer] = {}
-    sets: dict[tuple, dict[Network, list[Job]]] = {}
+    families: dict[tuple[str, float, Network], dict[int, list[Job]]] = {}
     for job in jobs:
-        of_set = sets.setdefault((job.part, job.nats, job.seed), {})
-        of_set.setdefault(job.network, []).append(job)
-    for (part, nats, seed), by_network in sets.items():
-        bar.set_description(f"{part}, {nats:g} nats, seed {seed}")
-        samples: dict[str, Sample] = {}
-        if data is None or part == "synthetic":
-            samples = draw_synthetic(values["n"], nats, seed, grid.shapes)
-        else:
-            layers = layers or trained_layers(
-                data, folder, values["epochs"], values["n"], nats, grid.layers
-            )
-            for name, layer in layers.items():
-                samples |= draw_noisy(layer, name, seed)
-                if any(network.takes(OBSERVED) for network in by_network):
-                    samples |= draw_observed(layer, name, seed)
-        for network, of_network in by_network.items():
-            bar.set_postfix_str(network.name)
-            yield from measure(of_network, samples, grid.max_steps)
-            # The many programs of a run would exceed the number of memory mappings that the
-            # operating system allows a process.
-            jax.clear_caches()
+        by_seed = families.setdefault((job.part, job.nats, job.network), {})
+        by_seed.setdefault(job.seed, []).append(job)
+    for (part, nats, network), by_seed in families.items():
+        for seed, of_seed in by_seed.items():
+            bar.set_description(f"{part}, {nats:g} nats, {network.name}, seed {seed}")
+            samples: dict[str, Sample] = {}
+            if data is None or part == "synthetic":
+                samples = draw_synthetic(values["n"], nats, seed, grid.shapes)
+            else:
+                layers = layers or trained_layers(
+                    data, folder, values["epochs"], values["n"], nats, grid.layers
+                )
+                for name, layer in layers.items():
+                    samples |= draw_noisy(layer, name, seed)
+                    if network.takes(OBSERVED):
+                        samples |= draw_observed(layer, name, seed)
+            yield from measure(of_seed, samples, grid.max_steps)
+        # The programs of all families would exceed the number of memory mappings that the
+        # operating system allows a process.
+        jax.clear_caches()
 
 
 def experiment() -> None:

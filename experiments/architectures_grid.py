@@ -142,7 +142,7 @@ def row_key(row: Row) -> tuple:
 
 
 def plan_jobs(grid: Grid, parts: Iterable[str], seeds: int, layer_nats: float) -> list[Job]:
-    """List all jobs, those of the same samples and family one after another.
+    """List all jobs.
 
     Args:
       grid: the measurements.

@@ -44,7 +44,7 @@ ACCURACY_KEYS = (
 GROWTH_KEYS = ("what", "size", "value", "milliseconds", "fastest", "slowest")
 ARCHITECTURE_KEYS = ("data", "dims", "network", "error", "over_seeds", "over_architectures")
 WARM_START_KEYS = (
-    *("carry", "epoch", "source", "layer", "variable", "curve_steps", "curve"),
+    *("start", "epoch", "source", "layer", "variable", "curve_steps", "curve"),
     "reference_nats",
 )
 
@@ -117,14 +117,14 @@ def growth(rows: Rows, path: str | os.PathLike | None = None) -> Figure:
 def warm_start(
     rows: Rows, path: str | os.PathLike | None = None, *, layer: str, variable: str
 ) -> Figure:
-    """Draw how fits went with and without networks carried over, a curve for each epoch.
+    """Draw fits from warm and from cold starts, a curve for each epoch.
 
-    Left with, right without, as on the poster of Tokovenko, Rigter and Ilse. A curve is the mean
+    Left warm, right cold, as on the poster of Tokovenko, Rigter and Ilse. A curve is the mean
     over the networks; those that have ended keep their last value.
 
     Args:
-      rows: a row for each fit: `carry` ("chain" or "cold"; others are left out), `epoch`,
-        `source` (that a carried one comes from), `layer`, `variable`, `curve` (values on the
+      rows: a row for each fit: `start` ("chain" or "cold"; others are left out), `epoch`,
+        `source` (the epoch that a warm start takes networks from), `layer`, `variable`, `curve` (values on the
         validation samples, nats), `curve_steps` between them, and `reference_nats`, the exact
         value or None.
       path: as for `information_plane`.
@@ -136,14 +136,14 @@ def warm_start(
     """
     require_keys("rows", rows, WARM_START_KEYS)
     own = [row for row in rows if (row["layer"], row["variable"]) == (layer, variable)]
-    epochs = sorted({row["epoch"] for row in own if row["carry"] == "chain"})
+    epochs = sorted({row["epoch"] for row in own if row["start"] == "chain"})
     if not epochs:
-        raise ValueError(f"no fit of I({variable.upper()};{layer}) is carried along a chain")
-    first = min(row["source"] for row in own if row["carry"] == "chain")
+        raise ValueError(f"no fit of I({variable.upper()};{layer}) starts from the probe before")
+    first = min(row["source"] for row in own if row["start"] == "chain")
     norm = Normalize(first, max(epochs[-1], first + 1))
     fig = Figure(figsize=(6.2, 3.0), dpi=DPI, layout="constrained")
     panels = fig.subplots(1, 2, sharex=True, sharey=True)
-    for ax, carry, title in (
+    for ax, start, title in (
         (panels[0], "chain", "Warm start"),
         (panels[1], "cold", "Cold start"),
     ):
@@ -152,7 +152,7 @@ def warm_start(
             fits = [
                 row
                 for row in own
-                if row["epoch"] == epoch and row["carry"] == (carry if epoch > first else "cold")
+                if row["epoch"] == epoch and row["start"] == (start if epoch > first else "cold")
             ]
             colour = EPOCH_COLORS(norm(epoch))
             checks = max(len(row["curve"]) for row in fits)

@@ -8,7 +8,8 @@ Trains LeNet-5 from several seeds, observes its layers with Gaussian noise, so t
 I(Y;T) are known, and fits statistics networks to each (layer, variable): from a cold start, and
 from the networks of an earlier epoch in several ways. All fits of an epoch have the same samples,
 split and batches. Networks are evaluated on the validation samples at every check, and in the end
-on the test samples.
+on the test samples. Where the earlier networks are no better than fresh ones on the validation
+samples, a warm start becomes a cold one (`mine_jax.lower_bound`).
 
 MINE as published gets the same samples as the library's networks: of wide layers principal
 components, all columns centred and in one unit. Its last weights give the value.

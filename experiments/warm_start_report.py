@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from common import markdown_table
+from common import markdown_table, number
 
 TITLE = "Warm starts of statistics networks beside cold starts"
 COLD, CHAIN = "cold", "chain"
@@ -151,7 +151,7 @@ def comparison_line(name: str, comparisons: Sequence[Comparison]) -> list[str]:
         median_and_range(
             [c.cold["steps"] / c.warm["steps"] for c in comparisons if c.warm["steps"]]
         ),
-        f"{mean:+.3f} ± {stderr:.3f}",
+        f"{number(mean, '+.3f')} ± {number(stderr, '.3f')}",
     ]
 
 
@@ -171,9 +171,9 @@ def decrease_line(name: str, comparisons: Sequence[Comparison]) -> list[str]:
     return [
         name,
         str(len(comparisons)),
-        f"{mean:+.3f} ± {stderr:.3f}",
-        f"{mean_error(warm):+.3f}",
-        f"{mean_error(comparison.cold for comparison in comparisons):+.3f}",
+        f"{number(mean, '+.3f')} ± {number(stderr, '.3f')}",
+        number(mean_error(warm), "+.3f"),
+        number(mean_error(c.cold for c in comparisons), "+.3f"),
         str(sum(is_above(row) for row in warm if row["nats"] is not None)),
     ]
 
@@ -193,7 +193,8 @@ def report(rows: Sequence[Row]) -> str:
         return STARTS.get(row["start"], "warm start from probe to probe")
 
     def distance(row: Row) -> str:
-        return f"{row['epoch'] - row['source']} epochs"
+        epochs = row["epoch"] - row["source"]
+        return f"{epochs} epoch{'s' if epochs > 1 else ''}"
 
     parts = []
     for title, head, line, selection, key in (
