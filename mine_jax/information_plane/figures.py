@@ -29,10 +29,7 @@ Look = dict[str, Any]  # keyword arguments of `Axes.plot`
 VARIABLES = ("x", "y")
 VALUE_KEYS = ("mi_nats", "stderr", "reference_nats", "ceiling_nats")
 RECORD_KEYS = ("seed", "epoch", "layer", "variable", "converged", *VALUE_KEYS)
-DESCRIPTION_KEYS = (
-    *("dataset", "probe_size", "report_size", "seed"),
-    *("class_entropy_nats", "notice"),
-)
+DESCRIPTION_KEYS = ("dataset", "probe_size", "report_size", "class_entropy_nats", "notice")
 
 DPI = 300
 SMALL, NORMAL = 7, 8  # points
@@ -40,9 +37,12 @@ INK, GREY, LIMIT = "0.15", "0.45", "#9c2a10"
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#8f4a7b", "#7a6a00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 # Layers whose values coincide stay visible, as the later ones are drawn smaller, on top.
-MARKER_SIZES, LINE_WIDTHS = (7.5, 3.5), (2.6, 0.8)  # first and last layer, points
-REFERENCE: Look = {"linestyle": (0, (3, 2)), "linewidth": 0.8, "marker": "x", "markersize": 3.5}
-PANEL_EPOCHS = 3  # a close-up without the first probe needs so many
+MARKER_SIZES, LINE_WIDTHS = (6.5, 3.5), (2.2, 0.8)  # first and last layer, points
+REFERENCE: Look = {
+    **{"linestyle": (0, (3, 2)), "linewidth": 0.8, "zorder": 5},
+    **{"marker": "*", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.7},
+}
+MAX_CLOSE_UP = 0.5  # fraction of the range of all values, above which a close-up shows little more
 
 
 def information_plane(
@@ -50,7 +50,7 @@ def information_plane(
 ) -> Figure:
     """Draw I(X; L) against I(Y; L), one path for each layer, markers darker from epoch to epoch.
 
-    A second panel leaves out the first probe, before training, which is often far from the others.
+    Where the first probe, before training, is far from the others, a second panel leaves it out.
     With several seeds each is a thin line, their mean carries the markers, and a band reaches two
     standard errors of the mean to either side. References are a dashed path beside the layer's.
     Values that are not finite are left out.
@@ -59,7 +59,7 @@ def information_plane(
       records: rows of `records.jsonl`, in nats: `seed, epoch, layer, variable ("x" or "y"),
         mi_nats, stderr, ceiling_nats, reference_nats, converged`. Layers are taken in order of
         first appearance; of two rows for the same value the later one counts.
-      description: `dataset`, `probe_size`, `report_size`, `seed`, `class_entropy_nats` (H(Y)), and
+      description: `dataset`, `probe_size`, `report_size`, `class_entropy_nats` (H(Y)), and
         `notice`, put above the figure unless empty. For layers that are observed with noise
         also `noise_std`, and `noise`, "relative" or "absolute".
       path: PNG file to write; a PDF of the same name is written beside it. Each is replaced only
@@ -73,9 +73,8 @@ def information_plane(
     """
     table = _tabulate(records, description, paired=True)
     epochs = table.epochs
-    views = [slice(None), slice(1, None)] if len(epochs) >= PANEL_EPOCHS else [slice(None)]
-    size = (7.2 if len(views) > 1 else 4.6, 4.0)
-    fig = _described_figure(size, records, table, description)
+    views = [slice(None), slice(1, None)] if _close_up_helps(table) else [slice(None)]
+    fig = _described_figure((7.2 if len(views) > 1 else 4.6, 4.0), records, table, description)
     axes = fig.subplots(1, len(views), squeeze=False)[0]
     norm = Normalize(epochs[0], max(epochs[-1], epochs[0] + 1))
     for ax, view in zip(axes, views, strict=True):
@@ -89,7 +88,6 @@ def information_plane(
             name = "All probes" if ax is axes[0] else "Close-up"
             ax.set_title(f"{name}: epochs {first:g} to {last:g}", fontsize=NORMAL, pad=14)
     axes[0].set_ylabel(f"I(Y; {table.symbol}), lower bound (nats)", fontsize=NORMAL)
-    _layer_legend(fig, table)
     if len(epochs) > 1:
         colors = LinearSegmentedColormap.from_list("epoch", ["white", INK])
         bar = fig.colorbar(ScalarMappable(norm, colors), ax=axes, pad=0.02, aspect=30)
@@ -151,7 +149,6 @@ def mi_over_epochs(
         style_axes(ax)
     panels[-1].set_xlabel("epoch", fontsize=NORMAL)
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _layer_legend(fig, table)
     fig.align_ylabels()
     return save(fig, path)
 
@@ -237,11 +234,13 @@ def _mean_accuracy(training: Rows) -> Array:
 def _described_figure(
     size: tuple[float, float], records: Rows, table: _Table, description: Mapping[str, Any]
 ) -> Figure:
-    """Make an empty figure with the notice above and the caption below."""
+    """Make an empty figure with the notice and a legend above and the caption below."""
     fig = Figure(figsize=size, dpi=DPI, layout="constrained")
-    if description["notice"]:
-        notice = textwrap.fill(str(description["notice"]), 72)
-        fig.suptitle(notice, fontsize=NORMAL, color=LIMIT, parse_math=False)
+    looks = dict(table.looks)
+    if np.isfinite(table.reference).any():
+        looks["reference"] = REFERENCE | {"color": GREY}
+    notice = textwrap.fill(str(description["notice"]), round(16 * size[0]))
+    add_legend(fig, looks, title=notice, loc="outside upper center", ncols=5)
     several = len(table.seeds) > 1
     caption = (
         f"{description['dataset']}; n = {description['probe_size']:,} samples, values from "
@@ -264,6 +263,17 @@ def _described_figure(
         caption += f" No finite value to draw: {', '.join(names)}."
     add_caption(fig, caption)
     return fig
+
+
+def _close_up_helps(table: _Table) -> bool:
+    """Whether without the first probe the values fill a far smaller part of the plane."""
+    if len(table.epochs) <= 2:
+        return False
+    values = [mean[np.isfinite(mean).all(-1)] for mean in (table.mean, table.mean[1:])]
+    if not all(map(len, values)):
+        return False
+    whole, later = (np.ptp(known, axis=0) for known in values)
+    return bool((later < MAX_CLOSE_UP * whole).any())
 
 
 def _draw_paths(ax: Axes, table: _Table, epochs: slice, norm: Normalize) -> None:
@@ -315,6 +325,9 @@ def _ceiling_label(table: _Table, separator: str) -> str:
 def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
     """Draw a line at a limit on the axis "x" or "y", and its label outside the axes."""
     style = {"fontsize": SMALL, "color": LIMIT, "textcoords": "offset points"}
+    # Unlike the lines, data limits keep a margin.
+    ax.update_datalim([(limit, limit)], updatex=axis == "x", updatey=axis == "y")
+    ax.autoscale_view()
     if axis == "x":
         ax.axvline(limit, color=LIMIT, linewidth=0.8, zorder=1)
         at, across = (limit, 1), ax.get_xaxis_transform()
@@ -328,14 +341,6 @@ def _plot_finite(ax: Axes, x: Array, y: Array, **look: Any) -> None:
     """Plot a line through the points that are finite, across gaps."""
     finite = np.isfinite(x) & np.isfinite(y)
     ax.plot(x[finite], y[finite], **look)
-
-
-def _layer_legend(fig: Figure, table: _Table) -> None:
-    """Explain the layers, and the references if there are any, above the panels."""
-    looks = dict(table.looks)
-    if np.isfinite(table.reference).any():
-        looks["reference"] = REFERENCE | {"color": GREY}
-    add_legend(fig, looks, loc="outside upper center", ncols=5)
 
 
 def look_of(i: int) -> Look:
@@ -355,7 +360,8 @@ def add_legend(parent: Figure | Axes, looks: Mapping[str, Look], **options: Any)
     """Add a legend of label to look; `options` as for `matplotlib.legend.Legend`."""
     lines = [Line2D([], [], **look) for look in looks.values()]
     legend = parent.legend(lines, list(looks), fontsize=SMALL, frameon=False, **options)
-    for text in legend.get_texts():
+    legend.get_title().set(fontsize=NORMAL, color=LIMIT)
+    for text in (*legend.get_texts(), legend.get_title()):
         text.set_parse_math(False)
 
 
