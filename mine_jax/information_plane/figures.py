@@ -1,4 +1,4 @@
-"""Figures of a run: records in, image files out.
+"""Figures of a run, and the style that all figures share.
 
 `Figure` objects are built directly, so that no display is needed, and neither pyplot's global state
 nor the caller's settings change.
@@ -13,74 +13,88 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 Rows = Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
+Look = dict[str, Any]  # keyword arguments of `Axes.plot`
 
 VARIABLES = ("x", "y")
-RECORD_KEYS = (
-    *("seed", "epoch", "layer", "variable", "mi_nats", "stderr"),
-    *("ceiling_nats", "reference_nats", "converged"),
-)
-DESCRIPTION_KEYS = (
-    *("dataset", "probe_size", "report_size", "seed"),
-    *("class_entropy_nats", "notice"),
-)
+VALUE_KEYS = ("mi_nats", "stderr", "reference_nats", "ceiling_nats")
+RECORD_KEYS = ("seed", "epoch", "layer", "variable", "converged", *VALUE_KEYS)
+DESCRIPTION_KEYS = ("dataset", "probe_size", "report_size", "class_entropy_nats", "notice")
 
 DPI = 300
-WIDTH = 4.6  # inches; wide enough for one column and a half
-TINY, SMALL, NORMAL = 5.5, 7, 8  # points
+SMALL, NORMAL = 7, 8  # points
 INK, GREY, LIMIT = "0.15", "0.45", "#9c2a10"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-DASHES: tuple[Any, ...] = ("-", (0, (7, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)))
-REFERENCE_DASH = (0, (2.5, 2))
-REFERENCE_KEY: dict[str, dict[str, Any]] = {
-    "reference": {
-        "color": GREY,
-        "marker": "o",
-        "markerfacecolor": "white",
-        "linestyle": REFERENCE_DASH,
-    }
-}
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#8f4a7b", "#7a6a00")
-# The lightest fifth of viridis is left out: it would be lost on white paper.
-EPOCH_COLORS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.82, 256)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+# Layers whose values coincide stay visible, as the later ones are drawn smaller, on top.
+MARKER_SIZES, LINE_WIDTHS = (6.5, 3.5), (2.2, 0.8)  # first and last layer, points
+REFERENCE: Look = {
+    **{"linestyle": (0, (3, 2)), "linewidth": 0.8, "zorder": 5},
+    **{"marker": "*", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.7},
+}
+MAX_CLOSE_UP = 0.5  # fraction of the range of all values, above which a close-up shows little more
 
 
 def information_plane(
     records: Rows, description: Mapping[str, Any], path: str | os.PathLike | None = None
 ) -> Figure:
-    """Draw I(X; L) against I(Y; L), one path for each layer, coloured by epoch.
+    """Draw I(X; L) against I(Y; L), one path for each layer, markers darker from epoch to epoch.
 
-    With several seeds each is a thin line, their mean carries the markers, and a band reaches
-    two standard errors of the mean to either side. Reference values, where the records have them,
-    are a second path beside a layer's own, dashed, with hollow markers of the same shape and
-    colours. Values that are not finite are left out.
+    Where the first probe, before training, is far from the others, a second panel leaves it out.
+    With several seeds each is a thin line, their mean carries the markers, and a band reaches two
+    standard errors of the mean to either side. References are a dashed path beside the layer's.
+    Values that are not finite are left out.
 
     Args:
       records: rows of `records.jsonl`, in nats: `seed, epoch, layer, variable ("x" or "y"),
         mi_nats, stderr, ceiling_nats, reference_nats, converged`. Layers are taken in order of
         first appearance; of two rows for the same value the later one counts.
-      description: `dataset`, `probe_size`, `report_size`, `seed`, `class_entropy_nats` (H(Y)), and
+      description: `dataset`, `probe_size`, `report_size`, `class_entropy_nats` (H(Y)), and
         `notice`, put above the figure unless empty. For layers that are observed with noise
         also `noise_std`, and `noise`, "relative" or "absolute".
-      path: file to write, its suffix naming the format (PNG where there is none). It is replaced
-        only once the new figure is complete.
+      path: PNG file to write; a PDF of the same name is written beside it. Each is replaced only
+        once the new one is complete. None for no file.
+
+    Returns:
+      The figure.
 
     Raises:
       ValueError: `records` is empty, a key is missing, or a variable is neither "x" nor "y".
     """
-    return save(_plane_figure(records, description), path)
+    table = _tabulate(records, description, paired=True)
+    epochs = table.epochs
+    views = [slice(None), slice(1, None)] if _close_up_helps(table) else [slice(None)]
+    fig = _described_figure((7.2 if len(views) > 1 else 4.6, 4.0), records, table, description)
+    axes = fig.subplots(1, len(views), squeeze=False)[0]
+    norm = Normalize(epochs[0], max(epochs[-1], epochs[0] + 1))
+    for ax, view in zip(axes, views, strict=True):
+        _draw_paths(ax, table, view, norm)
+        _draw_limit(ax, "x", table.ceiling, _ceiling_label(table, " "))
+        _draw_limit(ax, "y", table.entropy, f"H(Y)\n{table.entropy:.2f}")
+        ax.set_xlabel(f"I(X; {table.symbol}), lower bound (nats)", fontsize=NORMAL)
+        style_axes(ax)
+        if len(views) > 1:
+            first, last = epochs[view][[0, -1]]
+            name = "All probes" if ax is axes[0] else "Close-up"
+            ax.set_title(f"{name}: epochs {first:g} to {last:g}", fontsize=NORMAL, pad=14)
+    axes[0].set_ylabel(f"I(Y; {table.symbol}), lower bound (nats)", fontsize=NORMAL)
+    if len(epochs) > 1:
+        colors = LinearSegmentedColormap.from_list("epoch", ["white", INK])
+        bar = fig.colorbar(ScalarMappable(norm, colors), ax=axes, pad=0.02, aspect=30)
+        bar.locator = MaxNLocator(integer=True)
+        bar.set_label("epoch (fill of the markers)", fontsize=NORMAL)
+        bar.ax.tick_params(labelsize=SMALL)
+    return save(fig, path)
 
 
 def mi_over_epochs(
@@ -91,8 +105,7 @@ def mi_over_epochs(
 ) -> Figure:
     """Draw I(X; L), I(Y; L) and the test accuracy against the epoch, a panel each.
 
-    Reference values, where the records have them, are dashed, with hollow markers in the colour
-    of their layer.
+    Seeds, references and values that are not finite are treated as by `information_plane`.
 
     Args:
       records: as for `information_plane`.
@@ -101,178 +114,114 @@ def mi_over_epochs(
       description: as for `information_plane`.
       path: as for `information_plane`.
 
+    Returns:
+      The figure.
+
     Raises:
       ValueError: `records` is empty, a key is missing, or a variable is neither "x" nor "y".
     """
-    return save(_epochs_figure(records, training, description), path)
-
-
-class _Table(NamedTuple):
-    """Records as arrays of shape (seeds, epochs, layers, 2), in nats, NaN where unknown."""
-
-    seeds: tuple[int, ...]
-    epochs: Array
-    layers: tuple[str, ...]
-    mi: Array
-    stderr: Array
-    reference: Array
-    ceiling: Array
-
-
-def _plane_figure(records: Rows, description: Mapping[str, Any]) -> Figure:
-    """Build the figure of `information_plane`."""
-    table = _table(records, description)
-    # A point needs both coordinates, from the same seeds.
-    mi = np.where(np.isfinite(table.mi).all(-1, keepdims=True), table.mi, np.nan)
-    mean, stderr = mean_over_seeds(mi, table.stderr)
-    exact, _ = mean_over_seeds(table.reference, np.zeros_like(mi))
-    fig = _figure(3.9, records, table, description, lost=~np.isfinite(mean).all(-1).any(0))
-    ax = fig.add_subplot()
-    drawn = np.concatenate([mi, exact[None]])
-    _draw_ceiling(ax, "x", drawn[..., 0], stderr[..., 0], table, description)
-    label = f"I({{}}; {_symbol(description)}), lower bound (nats)"
-    _draw_class_entropy(ax, drawn[..., 1], stderr[..., 1], description)
-    ax.set_ylabel(label.format("Y"), fontsize=NORMAL)
-    ax.set_xlabel(label.format("X"), fontsize=NORMAL)
-    style_axes(ax)
-
-    norm = Normalize(table.epochs[0], max(table.epochs[-1], table.epochs[0] + 1))
-    colours = EPOCH_COLORS(norm(table.epochs))
-    keys: dict[str, dict[str, Any]] = {}
-    for i, layer in enumerate(table.layers):
-        marker, line = look_of(i)
-        for one in mi[:, :, i] if len(table.seeds) > 1 else ():
-            _plot(ax, *one.T, linestyle=line, color=GREY, linewidth=0.4, alpha=0.6)
-        _plot(ax, *exact[:, i].T, linestyle=REFERENCE_DASH, color=GREY, linewidth=0.7)
-        ax.scatter(
-            *exact[:, i].T, s=20, marker=marker, facecolors="white", edgecolors=colours, zorder=3
-        )
-        y_bars, x_bars = 2 * stderr[:, i, ::-1].T
-        if len(table.seeds) > 1:
-            _band(ax, mean[:, i], 2 * stderr[:, i])
-        ax.errorbar(
-            *mean[:, i].T, y_bars, x_bars, fmt="none", ecolor="0.7", elinewidth=0.5, zorder=1
-        )
-        _plot(ax, *mean[:, i].T, linestyle=line, color=GREY, linewidth=1.0)
-        ax.scatter(
-            *mean[:, i].T,
-            s=20,
-            marker=marker,
-            c=colours,
-            edgecolors=INK,
-            linewidths=0.4,
-            zorder=4,
-        )
-        keys[layer] = {"marker": marker, "linestyle": line, "color": GREY}
-    if np.isfinite(exact).all(-1).any():
-        keys |= REFERENCE_KEY
-    # A line higher than elsewhere, as the ceiling's label is right above these axes.
-    _legend(ax, keys, rise=SMALL + 4)
-    if len(table.epochs) > 1:
-        bar = fig.colorbar(ScalarMappable(norm, EPOCH_COLORS), ax=ax, pad=0.03, aspect=30)
-        bar.locator = MaxNLocator(integer=True)
-        bar.set_label("epoch", fontsize=NORMAL)
-        bar.ax.tick_params(labelsize=SMALL)
-        bar.outline.set_visible(False)
-    return fig
-
-
-def _epochs_figure(records: Rows, training: Rows, description: Mapping[str, Any]) -> Figure:
-    """Build the figure of `mi_over_epochs`."""
-    table = _table(records, description)
-    accuracy = _accuracy(training)
-    mean, stderr = mean_over_seeds(table.mi, table.stderr)
-    exact, _ = mean_over_seeds(table.reference, np.zeros_like(table.mi))
-    ratios = (1.0, 1.0, 0.6) if len(accuracy) else (1.0, 1.0)
-    lost = ~np.isfinite(mean).any((0, 2))
-    fig = _figure(1.2 + 1.6 * sum(ratios), records, table, description, lost)
-    panels = fig.subplots(len(ratios), sharex=True, height_ratios=ratios)
-    drawn = np.concatenate([table.mi, exact[None]])
-    _draw_ceiling(panels[0], "y", drawn[..., 0], stderr[..., 0], table, description)
-    label = f"I({{}}; {_symbol(description)})\nlower bound (nats)"
-    _draw_class_entropy(panels[1], drawn[..., 1], stderr[..., 1], description)
-    panels[1].set_ylabel(label.format("Y"), fontsize=NORMAL)
-    panels[0].set_ylabel(label.format("X"), fontsize=NORMAL)
-
-    keys = {}
-    for i, layer in enumerate(table.layers):
-        marker, line = look_of(i)
-        keys[layer] = {"marker": marker, "linestyle": line, "color": COLORS[i % len(COLORS)]}
-        truth = keys[layer] | {"linestyle": REFERENCE_DASH, "markerfacecolor": "white"}
-        for j, ax in enumerate(panels[:2]):
-            for one in table.mi[:, :, i, j] if len(table.seeds) > 1 else ():
-                style = keys[layer] | {"marker": ""}
-                _plot(ax, table.epochs, one, **style, linewidth=0.4, alpha=0.6)
-            _plot(ax, table.epochs, exact[:, i, j], **truth, markersize=4, linewidth=0.7)
-            _plot(ax, table.epochs, mean[:, i, j], **keys[layer], markersize=4, linewidth=1.0)
-            middle, half = mean[:, i, j], 2 * stderr[:, i, j]
+    table = _tabulate(records, description)
+    accuracy = _mean_accuracy(training)
+    heights = (1.0, 1.0, 0.6) if len(accuracy) else (1.0, 1.0)
+    fig = _described_figure((4.6, 1.4 + 1.6 * sum(heights)), records, table, description)
+    panels = fig.subplots(len(heights), sharex=True, height_ratios=heights)
+    for j, (ax, variable) in enumerate(zip(panels, VARIABLES, strict=False)):
+        for i, look in enumerate(table.looks.values()):
+            mean, half = table.mean[:, i, j], 2 * table.stderr[:, i, j]
+            color, size = look["color"], look["markersize"]
             if len(table.seeds) > 1:
-                colour, ends = keys[layer]["color"], (middle - half, middle + half)
-                ax.fill_between(table.epochs, *ends, color=colour, alpha=0.15, linewidth=0)
-            ax.errorbar(
-                table.epochs,
-                middle,
-                half,
-                fmt="none",
-                ecolor=keys[layer]["color"],
-                elinewidth=0.6,
-                capsize=1.5,
-            )
-    if np.isfinite(exact).any():
-        keys |= REFERENCE_KEY
-    _legend(panels[0], keys)
+                ends = (mean - half, mean + half)
+                ax.fill_between(table.epochs, *ends, color=color, alpha=0.15, linewidth=0)
+                for values in table.mi[:, :, i, j]:
+                    _plot_finite(ax, table.epochs, values, color=color, linewidth=0.4, alpha=0.6)
+            bars = {"fmt": "none", "ecolor": color, "elinewidth": 0.6, "capsize": size / 4}
+            ax.errorbar(table.epochs, mean, half, **bars)
+            _plot_finite(ax, table.epochs, mean, **look)
+            _plot_finite(ax, table.epochs, table.reference[:, i, j], **REFERENCE, color=color)
+        name = f"I({variable.upper()}; {table.symbol})"
+        ax.set_ylabel(f"{name},\nlower bound (nats)", fontsize=NORMAL)
+    _draw_limit(panels[0], "y", table.ceiling, _ceiling_label(table, "\n"))
+    _draw_limit(panels[1], "y", table.entropy, f"H(Y)\n{table.entropy:.2f}")
     if len(accuracy):
         panels[2].plot(*accuracy.T, color=INK, linewidth=1.0, marker=".", markersize=4)
         panels[2].set_ylabel("test\naccuracy (%)", fontsize=NORMAL)
     for ax in panels:
         style_axes(ax)
     panels[-1].set_xlabel("epoch", fontsize=NORMAL)
-    if len(table.epochs) > 1 or len(accuracy):
-        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    else:
-        panels[-1].set_xticks(table.epochs)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     fig.align_ylabels()
-    return fig
+    return save(fig, path)
 
 
-def _table(records: Rows, description: Mapping[str, Any]) -> _Table:
-    """Check records and configuration and lays the records out as arrays."""
-    if not len(records):
-        raise ValueError("records is empty: probe at least once before drawing")
+class _Table(NamedTuple):
+    """Records as arrays in nats, NaN where unknown; the last axis is (x, y).
+
+    Attributes:
+      seeds: seeds, ascending.
+      epochs: (epochs,), ascending.
+      looks: layer to its look.
+      mi: (seeds, epochs, layers, 2).
+      mean: mean over the seeds, (epochs, layers, 2).
+      stderr: standard error of the mean, (epochs, layers, 2).
+      reference: mean over the seeds, (epochs, layers, 2).
+      ceiling: largest ceiling of I(X; L).
+      entropy: H(Y).
+      report_size: number of test samples.
+      symbol: L, or T where the layers are observed with noise.
+    """
+
+    seeds: tuple[int, ...]
+    epochs: Array
+    looks: dict[str, Look]
+    mi: Array
+    mean: Array
+    stderr: Array
+    reference: Array
+    ceiling: float
+    entropy: float
+    report_size: int
+    symbol: str
+
+
+def _tabulate(records: Rows, description: Mapping[str, Any], paired: bool = False) -> _Table:
+    """Check the records and lay them out; `paired` drops values without their x or y."""
     require_keys("records", records, RECORD_KEYS)
     require_keys("description", [description], DESCRIPTION_KEYS)
     for i, row in enumerate(records):
         if row["variable"] not in VARIABLES:
             raise ValueError(f'records[{i}]: variable is {row["variable"]!r}, not "x" or "y"')
-    seeds = sorted({row["seed"] for row in records})
-    epochs = sorted({row["epoch"] for row in records})
+    seeds, epochs = (sorted({row[key] for row in records}) for key in ("seed", "epoch"))
     layers = list(dict.fromkeys(row["layer"] for row in records))
-    shape = (len(seeds), len(epochs), len(layers), len(VARIABLES))
-    columns = {
-        key: np.full(shape, np.nan)
-        for key in ("mi_nats", "stderr", "reference_nats", "ceiling_nats")
-    }
+    columns = np.full((len(VALUE_KEYS), len(seeds), len(epochs), len(layers), 2), np.nan)
     for row in records:
-        at = (
-            seeds.index(row["seed"]),
-            epochs.index(row["epoch"]),
-            layers.index(row["layer"]),
-            VARIABLES.index(row["variable"]),
-        )
-        for key, column in columns.items():
-            column[at] = finite_or_nan(row[key])
+        at = (seeds.index(row["seed"]), epochs.index(row["epoch"]), layers.index(row["layer"]))
+        values = [finite_or_nan(row[key]) for key in VALUE_KEYS]
+        columns[(slice(None), *at, VARIABLES.index(row["variable"]))] = values
+    mi, stderr, reference, ceilings = columns
+    if paired:
+        mi = np.where(np.isfinite(mi).all(-1, keepdims=True), mi, np.nan)
+    mean, stderr = mean_over_seeds(mi, stderr)
+    known = ceilings[..., 0][np.isfinite(ceilings[..., 0])]
+    sizes, widths = (np.linspace(*ends, len(layers)) for ends in (MARKER_SIZES, LINE_WIDTHS))
     return _Table(
         seeds=tuple(seeds),
         epochs=np.asarray(epochs, float),
-        layers=tuple(map(str, layers)),
-        mi=columns["mi_nats"],
-        stderr=columns["stderr"],
-        reference=columns["reference_nats"],
-        ceiling=columns["ceiling_nats"],
+        looks={
+            str(layer): look_of(i) | {"markersize": sizes[i], "linewidth": widths[i]}
+            for i, layer in enumerate(layers)
+        },
+        mi=mi,
+        mean=mean,
+        stderr=stderr,
+        reference=mean_over_seeds(reference, np.zeros_like(reference))[0],
+        ceiling=float(known.max()) if known.size else math.log(description["report_size"]),
+        entropy=float(description["class_entropy_nats"]),
+        report_size=description["report_size"],
+        symbol="T" if description.get("noise_std") else "L",
     )
 
 
-def _accuracy(training: Rows) -> Array:
+def _mean_accuracy(training: Rows) -> Array:
     """Return epochs and mean test accuracies in per cent, (epochs, 2), known ones only."""
     require_keys("training", training, ("epoch", "test_accuracy"))
     by_epoch: dict[int, list[float]] = {}
@@ -282,12 +231,153 @@ def _accuracy(training: Rows) -> Array:
     return np.asarray([(e, np.mean(v)) for e, v in sorted(by_epoch.items())]).reshape(-1, 2)
 
 
+def _described_figure(
+    size: tuple[float, float], records: Rows, table: _Table, description: Mapping[str, Any]
+) -> Figure:
+    """Make an empty figure with the notice and a legend above and the caption below."""
+    fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+    looks = dict(table.looks)
+    if np.isfinite(table.reference).any():
+        looks["reference"] = REFERENCE | {"color": GREY}
+    notice = textwrap.fill(str(description["notice"]), round(16 * size[0]))
+    add_legend(fig, looks, title=notice, loc="outside upper center", ncols=5)
+    several = len(table.seeds) > 1
+    caption = (
+        f"{description['dataset']}; n = {description['probe_size']:,} samples, values from "
+        f"{description['report_size']:,} of them; seed{'s' * several} "
+        f"{', '.join(map(str, table.seeds))}. Bars{' and bands' * several}: ± 2 standard errors"
+        + (" of the mean over seeds. Thin lines: single seeds." if several else ".")
+    )
+    if len(table.epochs) == 1:
+        caption += f" Epoch {table.epochs[0]:g} only."
+    if table.symbol == "T":
+        unit = " × root mean variance of its units" * (description.get("noise") == "relative")
+        caption += (
+            f" T: the layer with Gaussian noise, σ = {description['noise_std']:g}{unit}. "
+            f"References are exact for the {description['probe_size']:,} samples."
+        )
+    if unfinished := sum(not row["converged"] for row in records):
+        caption += f" Not converged: {unfinished} of {len(records)} estimates."
+    lost = ~np.isfinite(table.mean).any((0, 2))
+    if names := [layer for layer, gone in zip(table.looks, lost, strict=True) if gone]:
+        caption += f" No finite value to draw: {', '.join(names)}."
+    add_caption(fig, caption)
+    return fig
+
+
+def _close_up_helps(table: _Table) -> bool:
+    """Whether without the first probe the values fill a far smaller part of the plane."""
+    if len(table.epochs) <= 2:
+        return False
+    values = [mean[np.isfinite(mean).all(-1)] for mean in (table.mean, table.mean[1:])]
+    if not all(map(len, values)):
+        return False
+    whole, later = (np.ptp(known, axis=0) for known in values)
+    return bool((later < MAX_CLOSE_UP * whole).any())
+
+
+def _draw_paths(ax: Axes, table: _Table, epochs: slice, norm: Normalize) -> None:
+    """Draw the layers' paths through the plane at some of the epochs."""
+    for i, look in enumerate(table.looks.values()):
+        mean, half = table.mean[epochs, i], 2 * table.stderr[epochs, i]
+        tints = LinearSegmentedColormap.from_list("tint", ["white", look["color"]])
+        line = {"color": look["color"], "linewidth": 0.8}
+        if len(table.seeds) > 1:
+            _draw_band(ax, mean, half, tints(0.15))
+            for values in table.mi[:, epochs, i]:
+                _plot_finite(ax, *values.T, **line | {"linewidth": 0.4}, alpha=0.6)
+        bars = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.5, "zorder": 1.5}
+        ax.errorbar(*mean.T, *half[:, ::-1].T, **bars)
+        _plot_finite(ax, *mean.T, **line)
+        _plot_finite(ax, *table.reference[epochs, i].T, **REFERENCE, color=look["color"])
+        ax.scatter(
+            *mean.T,
+            s=look["markersize"] ** 2,
+            marker=look["marker"],
+            c=tints(norm(table.epochs[epochs])),
+            edgecolors=look["color"],
+            linewidths=0.7,
+            zorder=4,
+        )
+
+
+def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
+    """Fill the area that boxes of half the size `halves`, (n, 2), cover along `points`."""
+    known = np.isfinite(points).all(-1)
+    signs = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+    boxes = points[known, None] + halves[known, None] * signs
+    # The boxes, and what each side covers on its way to the next box: together their hulls.
+    sides = [
+        np.stack([before[k], before[k - 1], after[k - 1], after[k]])
+        for before, after in itertools.pairwise(boxes)
+        for k in range(4)
+    ]
+    ax.add_collection(PolyCollection([*boxes, *sides], facecolors=color, linewidths=0, zorder=0.5))
+
+
+def _ceiling_label(table: _Table, separator: str) -> str:
+    """Return the label of the ceiling, with its formula where it is that of the test samples."""
+    formula = math.isclose(table.ceiling, math.log(table.report_size), abs_tol=1e-4)
+    parts = ["ceiling", *([f"ln {table.report_size:,} ="] if formula else [])]
+    return separator.join([*parts, f"{table.ceiling:.2f}"])
+
+
+def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
+    """Draw a line at a limit on the axis "x" or "y", and its label outside the axes."""
+    style = {"fontsize": SMALL, "color": LIMIT, "textcoords": "offset points"}
+    # Unlike the lines, data limits keep a margin.
+    ax.update_datalim([(limit, limit)], updatex=axis == "x", updatey=axis == "y")
+    ax.autoscale_view()
+    if axis == "x":
+        ax.axvline(limit, color=LIMIT, linewidth=0.8, zorder=1)
+        at, across = (limit, 1), ax.get_xaxis_transform()
+        ax.annotate(label, at, (0, 3), xycoords=across, ha="right", va="bottom", **style)
+    else:
+        ax.axhline(limit, color=LIMIT, linewidth=0.8, zorder=1)
+        ax.annotate(label, (1, limit), (3, 4), xycoords=ax.get_yaxis_transform(), va="top", **style)
+
+
+def _plot_finite(ax: Axes, x: Array, y: Array, **look: Any) -> None:
+    """Plot a line through the points that are finite, across gaps."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    ax.plot(x[finite], y[finite], **look)
+
+
+def look_of(i: int) -> Look:
+    """Return colour and marker of the i-th layer, family or network."""
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def style_axes(ax: Axes) -> None:
+    """Apply the common style of all panels."""
+    ax.tick_params(labelsize=SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.93", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def add_legend(parent: Figure | Axes, looks: Mapping[str, Look], **options: Any) -> None:
+    """Add a legend of label to look; `options` as for `matplotlib.legend.Legend`."""
+    lines = [Line2D([], [], **look) for look in looks.values()]
+    legend = parent.legend(lines, list(looks), fontsize=SMALL, frameon=False, **options)
+    legend.get_title().set(fontsize=NORMAL, color=LIMIT)
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
+
+
+def add_caption(fig: Figure, caption: str) -> None:
+    """Write a caption below the panels, wrapped to the figure's width."""
+    text = textwrap.fill(caption, round(18.5 * fig.get_figwidth()))
+    fig.supxlabel(text, x=0.02, ha="left", fontsize=SMALL, color=INK, parse_math=False)
+
+
 def require_keys(name: str, rows: Rows, keys: Sequence[str]) -> None:
-    """Raise ValueError that names the first row with missing keys, and those keys."""
+    """Raise ValueError if there are no rows, or naming the first with missing keys, and those."""
+    if not len(rows):
+        raise ValueError(f"{name} is empty: there is nothing to draw")
     for i, row in enumerate(rows):
         if missing := [key for key in keys if key not in row]:
-            place = name if name == "description" else f"{name}[{i}]"
-            raise ValueError(f"{place} lacks {', '.join(missing)}; it has {', '.join(row)}")
+            raise ValueError(f"{name}[{i}] lacks {', '.join(missing)}; it has {', '.join(row)}")
 
 
 def finite_or_nan(value: float | None) -> float:
@@ -296,7 +386,7 @@ def finite_or_nan(value: float | None) -> float:
 
 
 def mean_over_seeds(values: Array, stderr: Array) -> tuple[Array, Array]:
-    """Average over the first axis, passing over NaN.
+    """Average over the first axis, skipping NaN.
 
     Returns:
       The mean, and its standard error: from the spread of the seeds where there are several,
@@ -307,183 +397,17 @@ def mean_over_seeds(values: Array, stderr: Array) -> tuple[Array, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(known, values, 0).sum(0) / count
         spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / (count - 1) / count)
-    own = np.where(known, np.nan_to_num(stderr), 0).sum(0)
-    return mean, np.where(count > 1, spread, own)
-
-
-def _figure(
-    height: float,
-    records: Rows,
-    table: _Table,
-    description: Mapping[str, Any],
-    lost: NDArray[np.bool_],
-) -> Figure:
-    """Make an empty figure with the notice above and the caption below."""
-    fig = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    if description["notice"]:
-        notice = textwrap.fill(str(description["notice"]), 72)
-        fig.suptitle(notice, fontsize=NORMAL, color=LIMIT, parse_math=False)
-    seeds = [description["seed"]] if len(table.seeds) == 1 else table.seeds
-    bars = "standard errors" if len(seeds) == 1 else "standard errors of the mean over seeds"
-    caption = (
-        f"{description['dataset']}; n = {description['probe_size']:,} samples, values from "
-        f"{description['report_size']:,} of them; seed{'s'[: len(seeds) > 1]} "
-        f"{', '.join(map(str, seeds))}. Bars{' and bands' * (len(seeds) > 1)}: ± 2 {bars}."
-    )
-    if len(table.epochs) == 1:
-        caption += f" Epoch {table.epochs[0]:g} only."
-    if len(seeds) > 1:
-        caption += " Thin lines: single seeds."
-    if description.get("noise_std"):
-        caption += (
-            f" T: the layer with Gaussian noise, σ = {description['noise_std']:g}"
-            + (" × root mean variance of its units" * (description.get("noise") == "relative"))
-            + f". Reference values: of the {description['probe_size']:,} samples alone."
-        )
-    if unfinished := sum(not row["converged"] for row in records):
-        caption += f" Not converged: {unfinished} of {len(records)} estimates."
-    if names := [layer for layer, gone in zip(table.layers, lost, strict=True) if gone]:
-        caption += f" No finite value to draw: {', '.join(names)}."
-    fig.supxlabel(
-        textwrap.fill(caption, 86),
-        x=0.02,
-        ha="left",
-        fontsize=SMALL,
-        color=INK,
-        parse_math=False,
-    )
-    return fig
-
-
-def _draw_ceiling(
-    ax: Axes, axis: str, values: Array, stderr: Array, table: _Table, description: Mapping[str, Any]
-) -> None:
-    """Set the range of the axis of I(X; L), "x" or "y", and draws the ceiling across it.
-
-    A ceiling so far off that the values would fill under a third of the axis is only announced.
-    """
-    known = table.ceiling[..., 0][np.isfinite(table.ceiling[..., 0])]
-    ceiling = float(known.max()) if known.size else math.log(description["report_size"])
-    n = round(math.exp(min(ceiling, 50.0)))
-    sizes = (description["probe_size"], description["report_size"])
-    label = ["ceiling", *([f"ln {n:,} ="] if n in sizes else []), f"{ceiling:.2f}"]
-    low, high = _range(values, stderr)
-    low = min(low, ceiling)
-    if (high - low) > (ceiling - low) / 3:
-        high = max(high, ceiling + 0.04 * (ceiling - low))
-    if axis == "x":
-        ax.set_xlim(low, high)
-        _draw_limit(ax, axis, ceiling, " ".join([*label, "→"] if ceiling > high else label))
-    else:
-        ax.set_ylim(low, high)
-        _draw_limit(ax, axis, ceiling, "\n".join(["↑", *label] if ceiling > high else label))
-
-
-def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
-    """Draw a line at a limit on one axis, and its label outside the axes, where nothing is.
-
-    Of a limit beyond the axis there is only the label, at the end of the axis.
-    """
-    style = {"fontsize": SMALL, "color": LIMIT, "textcoords": "offset points"}
-    if axis == "x":
-        at, across = (min(limit, ax.get_xlim()[1]), 1), ax.get_xaxis_transform()
-        ax.annotate(label, at, (0, 3), xycoords=across, ha="right", va="bottom", **style)
-        ax.axvline(limit, color=LIMIT, linewidth=0.8, zorder=1)
-    else:
-        at, across = (1, min(limit, ax.get_ylim()[1])), ax.get_yaxis_transform()
-        ax.annotate(label, at, (3, 4), xycoords=across, va="top", **style)
-        ax.axhline(limit, color=LIMIT, linewidth=0.8, zorder=1)
-
-
-def _draw_class_entropy(
-    ax: Axes, values: Array, stderr: Array, description: Mapping[str, Any]
-) -> None:
-    """Set the vertical axis of I(Y; L), and draw H(Y)."""
-    entropy = float(description["class_entropy_nats"])
-    ax.set_ylim(*_range(np.append(values, entropy), stderr))
-    _draw_limit(ax, "y", entropy, f"H(Y)\n{entropy:.2f}")
-
-
-def _range(values: Array, stderr: Array) -> tuple[float, float]:
-    """Return the ends of an axis that shows the values and, unless they are huge, their bars."""
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return 0.0, 1.0
-    low, high = float(known.min()), float(known.max())
-    span = max(high - low, 0.05 * abs(high), 0.01)
-    margin = max(0.07 * span, min(2.2 * float(stderr.max()), 0.25 * span))
-    return low - margin, high + margin
-
-
-def _symbol(description: Mapping[str, Any]) -> str:
-    """Return what is drawn: L, or T where the layers are observed with noise."""
-    return "T" if description.get("noise_std") else "L"
-
-
-def look_of(i: int) -> tuple[str, Any]:
-    """Return marker and line style of the i-th layer, the same in all figures."""
-    return MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]
-
-
-def style_axes(ax: Axes) -> None:
-    """Apply the common look of all panels."""
-    ax.tick_params(labelsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color="0.93", linewidth=0.5)
-    ax.set_axisbelow(True)
-
-
-def _plot(ax: Axes, x: Array, y: Array, **style: object) -> None:
-    """Plot a line through the points that are finite, across gaps."""
-    ok = np.isfinite(x) & np.isfinite(y)
-    ax.plot(x[ok], y[ok], **style)
-
-
-def _band(ax: Axes, points: Array, halves: Array) -> None:
-    """Fill what a box of half the size `halves`, (n, 2), covers on its way along `points`."""
-    ok = np.isfinite(points).all(-1) & np.isfinite(halves).all(-1)
-    signs = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
-    boxes = points[ok, None] + halves[ok, None] * signs
-    # Both boxes and the four sides' ways from one to the other: their hull, in one colour.
-    ways = [
-        np.stack([before[k], before[k - 1], after[k - 1], after[k]])
-        for before, after in itertools.pairwise(boxes)
-        for k in range(4)
-    ]
-    ax.add_collection(
-        PolyCollection([*boxes, *ways], facecolors="0.9", edgecolors="none", zorder=0.5)
-    )
-
-
-def _legend(ax: Axes, labels: Mapping[str, Mapping[str, Any]], rise: float = 0.0) -> None:
-    """Explain lines, given as label to style, `rise` points above the axes at the left."""
-    legend = ax.legend(
-        [Line2D([], [], markersize=4, linewidth=1.0, **style) for style in labels.values()],
-        list(labels),
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        bbox_transform=ax.transAxes
-        + ScaledTranslation(0, rise / 72, ax.get_figure().dpi_scale_trans),
-        borderaxespad=0.3,
-        borderpad=0,
-        ncols=5,
-        columnspacing=1.2,
-        fontsize=SMALL,
-        frameon=False,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    single = np.where(known, np.nan_to_num(stderr), 0).sum(0)
+    return mean, np.where(count > 1, spread, single)
 
 
 def save(fig: Figure, path: str | os.PathLike | None) -> Figure:
-    """Write a figure to a path, if there is one, and as PDF beside; return it."""
-    if path is None:
-        return fig
-    place = Path(path)
-    for target in dict.fromkeys((place, place.with_suffix(".pdf"))):
+    """Write a figure as PNG and, under the same name, as PDF, unless `path` is None; return it."""
+    for suffix in () if path is None else (".png", ".pdf"):
+        target = Path(path).with_suffix(suffix)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            fig.savefig(partial, format=target.suffix.lstrip(".") or "png")
+            fig.savefig(partial, format=suffix[1:])
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
