@@ -124,9 +124,9 @@ def warm_start(
 
     Args:
       rows: a row for each fit: `start` ("chain" or "cold"; others are left out), `epoch`,
-        `source` (the epoch that a warm start takes networks from), `layer`, `variable`, `curve` (values on the
-        validation samples, nats), `curve_steps` between them, and `reference_nats`, the exact
-        value or None.
+        `source` (the epoch that a warm start takes networks from), `layer`, `variable`, `curve`
+        (values on the validation samples, nats), `curve_steps` between them, and
+        `reference_nats`, the exact value or None.
       path: as for `information_plane`.
       layer: the layer to draw.
       variable: "x" or "y".
