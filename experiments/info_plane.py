@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import common
-from absl import flags, logging
+from absl import flags
 
 if TYPE_CHECKING:  # imported where needed, so that --help answers at once
     from mine_jax.information_plane import PlaneConfig
@@ -28,10 +28,10 @@ if TYPE_CHECKING:  # imported where needed, so that --help answers at once
 START = time.perf_counter()
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
+FIGURES = ("information_plane", "mi_over_epochs")
 NOISES = ("relative", "absolute")
 # Flags that a resumed run may change, with those of `common`: they do not affect earlier rows.
 RESUMABLE_FLAGS = ("epochs", "data_dir", "dataset")
-UNSAVED_FLAGS = ("resume", "out_dir", "progress")
 # Flags whose defaults are those of the preset, and their names in `MineConfig`.
 MINE_FLAGS = {name: name for name in ("bound", "hidden", "max_steps", "patience")} | {
     "mine_batch_size": "batch_size",
@@ -68,10 +68,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum("bound", None, BOUNDS, "Objective of the statistics networks." + PRESET)
 flags.DEFINE_integer("mine_batch_size", None, "Batch size of the statistics networks." + PRESET)
-flags.DEFINE_float("mine_learning_rate", None, "Their learning rate (Adam)." + PRESET)
+flags.DEFINE_float("mine_learning_rate", None, "Learning rate of statistics networks." + PRESET)
 flags.DEFINE_integer("hidden", None, "Width of the statistics networks." + PRESET)
 flags.DEFINE_integer("max_steps", None, "Maximum number of steps of a round." + PRESET)
-flags.DEFINE_integer("patience", None, "Checks without improvement before a drop." + PRESET)
+flags.DEFINE_integer("patience", None, "Checks without gain before a learning-rate drop." + PRESET)
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
 
 
@@ -110,9 +110,7 @@ def plane_config() -> "PlaneConfig":
     return dataclasses.replace(config, mine=mine, classifier=classifier)
 
 
-def open_run(
-    config: "PlaneConfig", devices: list[str]
-) -> tuple["RunFolder", "Dataset", dict[str, Any]]:
+def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dataset, dict]":
     """Load the data and open the run folder; return both and the content of config.json."""
     from mine_jax.information_plane import exact, probe_rows, records, resolved
     from mine_jax.lenet import datasets
@@ -124,9 +122,7 @@ def open_run(
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     choices = resolved(config, len(data.train_images))
     rows = probe_rows(config, len(data.train_images))
-    shared = FLAGS.get_flags_for_module(common)
-    all_flags = [*FLAGS.get_flags_for_module(sys.modules[__name__]), *shared]
-    settings = {flag.name: flag.value for flag in all_flags if flag.name not in UNSAVED_FLAGS}
+    settings = common.settings_of(sys.modules[__name__])
     settings |= {flag: getattr(config.mine_config, name) for flag, name in MINE_FLAGS.items()}
     description = choices | {
         "settings": settings | {"dataset_used": data.name},
@@ -143,7 +139,7 @@ def open_run(
         "versions": common.versions(),
         "devices": devices,
     }
-    resumable = (*RESUMABLE_FLAGS, *(flag.name for flag in shared))
+    resumable = (*RESUMABLE_FLAGS, *(flag.name for flag in FLAGS.get_flags_for_module(common)))
     resumed = folder.open(description, resume=FLAGS.resume, may_differ=resumable)
     if FLAGS.resume and first and not resumed:
         print(f"nothing to resume in {folder.path}: starting from the beginning")
@@ -168,7 +164,6 @@ def first_process_first(function: Callable[[], Any]) -> Any:
 
 def experiment() -> None:
     """Validate, load, run, draw, print."""
-    logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
     with common.user_errors():
         config = plane_config()
         devices = common.select_devices(processes=True)
@@ -201,12 +196,17 @@ def experiment() -> None:
     rows, path = result.records, folder.path
     found = findings.findings(rows, config.layers, description["class_entropy_nats"])
     folder.write(records.FINDINGS, found)
+    sentences = "\n".join(f"- {sentence}" for sentence in found["sentences"])
     figures.information_plane(rows, description, path / "information_plane.png")
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
+    if FLAGS.publish:
+        names = ["information_plane_noise"] if config.noise_std else FIGURES
+        paths = [path / f"{name}.png" for name in names]
+        figures.information_plane(rows, description, paths[0])
+        common.write_page(names[0], "The information plane of LeNet-5", sentences, paths)
     end = time.perf_counter()
-    print("\nFindings", *(f"- {sentence}" for sentence in found["sentences"]), sep="\n")
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]
-    print(f"\nFinal test accuracy {', '.join(accuracies)}")
+    print(f"\nFindings\n{sentences}\n\nFinal test accuracy {', '.join(accuracies)}")
     parts = {"start": started - START, **result.seconds, "drawing": end - drawing}
     print(
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in parts.items())}; total "

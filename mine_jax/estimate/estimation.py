@@ -122,7 +122,7 @@ def lower_bound(
         if not isinstance(inits, Mapping) or set(inits) != set(named):
             got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
-        states = {name: _state_of(earlier) for name, earlier in inits.items()}
+        states = {name: _state_of(earlier) for name, earlier in dict(inits).items()}
     pairs = prepare_pairs(x, named, config)
     estimates = lower_bounds(pairs, key=key, config=config, init=states)
     return estimates if isinstance(z, Mapping) else estimates["z"]
@@ -136,27 +136,28 @@ def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) 
     """
     custom = isinstance(config.network, nn.Module)
     keep_shape = custom or config.network == "convolutional"
-    x, z = as_labels(x), {name: as_labels(value) for name, value in z.items()}
-    _check_lengths({"x": x} | z)
-    prepared: dict[tuple, Array] = {}  # an array that several networks share is prepared once
+    x_values, z_values = as_labels(x), {name: as_labels(value) for name, value in z.items()}
+    _check_lengths({"x": x_values} | z_values)
+    prepared: dict[tuple, Array] = {}  # x, which several networks may share
 
-    def once(values: np.ndarray, name: str, scale: str, axes: Array | None = None) -> Array:
-        place = name, scale, axes is not None and id(axes)
+    def prepare_x(scale: str, axes: Any, partner: str) -> Array:
+        place = scale, None if axes is None else partner
         if place not in prepared:
-            prepared[place] = prepare(values, name, scale, keep_shape=keep_shape, axes=axes)
+            prepared[place] = prepare(x_values, "x", scale, keep_shape=keep_shape, axes=axes)
         return prepared[place]
 
     pairs = {}
-    for name, values in z.items():
+    for name, values in z_values.items():
         scale, axes = "auto", None
-        labels = [_holds_labels(side) for side in (x, values)]
+        labels = [_holds_labels(side) for side in (x_values, values)]
         if config.preparation == "standardized":
             scale = "standardized"
         elif any(labels) and not all(labels):
             scale = "auto" if custom else "both"
         elif not keep_shape:
-            axes = shared_axes(x, values, ("x", name))
-        left, right = once(x, "x", scale, axes), once(values, name, scale, axes)
+            axes = shared_axes(x_values, values, ("x", name))
+        left = prepare_x(scale, axes, name)
+        right = prepare(values, name, scale, keep_shape=keep_shape, axes=axes)
         if is_labels(left) and not is_labels(right):
             left, right = right, left
         if is_labels(left):
@@ -251,7 +252,9 @@ def _fit_group(
     for i, name in enumerate(group.names):
         networks = slice(i * folds, (i + 1) * folds)
         estimates[name] = make_estimate(
-            *(stack.select(values, networks) for values in (test, validation, train)),
+            stack.select(test, networks),
+            stack.select(validation, networks),
+            stack.select(train, networks),
             FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
             stack.resize(stack.select(state, networks), templates[i]),
             config,
@@ -369,7 +372,7 @@ def _holds_labels(values: np.ndarray) -> bool:
     return values.dtype.kind in "biu" and math.prod(values.shape[1:]) == 1
 
 
-def _state_of(init: Estimate | MineState) -> MineState:
+def _state_of(init: Any) -> MineState:
     state = init.state if isinstance(init, Estimate) else init
     if not isinstance(state, MineState):
         raise ValueError(f"init must be an Estimate or its state, got {type(state).__name__}")

@@ -105,6 +105,7 @@ def _closed_forms(
             part = discriminant_form(data, train_rows, fold, ridge, threshold)
             yield [temper_discriminants(part, t) for t in temperatures]
         return
+    assert fresh.gaussian is not None
     width = fresh.gaussian.cross.shape[-1]
     leading = [number for number in NUM_LEADING_PAIRS if number < width]
     for ridge in RIDGES:

@@ -1,5 +1,6 @@
 """`Estimate`: a lower bound on a mutual information, its standard error, ceiling and warnings."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import flax.struct
 import numpy as np
 
 from mine_jax.mine import CEILING_MARGIN, FitInfo, HeldOut, MineConfig, MineState
+from mine_jax.mine.bounds import Array
 from mine_jax.mine.evaluation import uses_infonce
 
 MIN_VALIDATION_SAMPLES = 20  # below, the choice that they make is chance
@@ -104,7 +106,7 @@ def make_estimate(
     num_test, num_validation = (forms[0].influence.shape[-1] for forms in (test, validation))
     infonce = uses_infonce(validation[0].nats, validation[1].nats, num_test, config)
 
-    def in_form(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def in_form(first: Array, second: Array) -> np.ndarray:
         return np.where(infonce.reshape(-1, *[1] * (first.ndim - 1)), second, first)
 
     def mean_over_folds(held_out: HeldOut) -> tuple[float, float]:
@@ -139,11 +141,8 @@ def make_estimate(
         raw + 2 * stderr > ceiling - CEILING_MARGIN
     )
     finite = bool(info.finite.all())
-    return estimate.replace(
-        warnings=tuple(
-            _warnings(estimate, raw, near_ceiling, finite, num_test, num_validation, config)
-        )
-    )
+    warnings = _warnings(estimate, raw, near_ceiling, finite, num_test, num_validation, config)
+    return dataclasses.replace(estimate, warnings=tuple(warnings))
 
 
 def _warnings(

@@ -1,8 +1,7 @@
-"""Mutual information that is known, in nats: what estimates can be judged by.
+"""Exact mutual information, in nats, to compare estimates with.
 
-Closed forms (Gaussian pairs, probability tables, entropies) and values that are exact up to a Monte
-Carlo average over noise whose error comes with them (layers observed with Gaussian noise over a
-finite set, labels with Gaussian features).
+Closed forms, and values of layers observed with Gaussian noise over a finite set of inputs, which
+are exact up to a Monte Carlo average over noise with a known standard error.
 """
 
 import math
@@ -22,7 +21,7 @@ _FLOAT64_LIMIT = _FLOAT32_LIMIT * 2.0**29
 
 
 class NoisyLayer(NamedTuple):
-    """What a layer that is observed with noise tells of its input and of the label.
+    """Mutual information of a noisy layer with its input and with the label.
 
     Attributes:
       x_nats: I(X; T), in nats.
@@ -39,80 +38,10 @@ class NoisyLayer(NamedTuple):
     rows: int
 
 
-def gaussian(correlations: ArrayLike) -> float:
-    """I(X; Z) = −½ Σ ln(1 − ρ²) of a jointly Gaussian pair.
-
-    Cover and Thomas 2006, example 8.5.1, for each canonical pair.
-
-    Args:
-      correlations: the canonical correlations ρ of X and Z, any shape, each in (−1, 1). For
-        independent coordinate pairs (X_k, Z_k) these are their correlations.
-
-    Returns:
-      The value in nats.
-
-    Raises:
-      ValueError: if a correlation is not in (−1, 1).
-    """
-    rho = np.asarray(correlations, np.float64)
-    wrong = rho[~(np.abs(rho) < 1)]
-    if wrong.size:
-        raise ValueError(f"correlations must be between -1 and 1, both excluded, got {wrong[0]}")
-    return float(-0.5 * np.sum(np.log1p(-rho) + np.log1p(rho)))
-
-
-def gaussian_covariance(covariance: ArrayLike, x_size: int) -> float:
-    """I(X; Z) = ½ ln(|Σ_x| |Σ_z| / |Σ|) of a jointly Gaussian pair (X, Z).
-
-    The sum of the entropies of X and Z, less that of both: Cover and Thomas 2006, theorem 8.4.1.
-
-    Args:
-      covariance: Σ, (d_x + d_z, d_x + d_z), the coordinates of X first.
-      x_size: d_x.
-
-    Returns:
-      The value in nats.
-
-    Raises:
-      ValueError: if `covariance` is not a symmetric, positive definite matrix, or leaves one of the
-        two variables without a coordinate.
-    """
-    matrix = np.asarray(covariance, np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"covariance must be a square matrix, got shape {matrix.shape}")
-    size = matrix.shape[0]
-    if not 1 <= operator.index(x_size) < size:
-        raise ValueError(
-            f"x_size must be between 1 and {size - 1} for a covariance of shape {matrix.shape}, "
-            f"got {x_size}"
-        )
-    variances = np.diag(matrix)
-    if not np.all(np.isfinite(matrix)) or not np.all(variances > 0):
-        raise ValueError(
-            f"covariance must be positive definite, got finite entries: "
-            f"{bool(np.all(np.isfinite(matrix)))}, smallest variance {variances.min()}"
-        )
-    # Units do not change the information, but they decide what is numerically singular.
-    deviations = np.sqrt(variances)
-    matrix = matrix / deviations[:, None] / deviations[None, :]
-    asymmetry = np.abs(matrix - matrix.T).max()
-    if asymmetry > 1e-6:
-        raise ValueError(f"covariance must be symmetric, got correlations {asymmetry} apart")
-    smallest = np.linalg.eigvalsh(matrix)[0]
-    if smallest <= size * np.finfo(np.float64).eps:
-        raise ValueError(
-            "covariance must be positive definite, got a correlation matrix with smallest "
-            f"eigenvalue {smallest}"
-        )
-    blocks = matrix[:x_size, :x_size], matrix[x_size:, x_size:], matrix
-    of_x, of_z, of_both = (np.linalg.slogdet(block).logabsdet for block in blocks)
-    return max(0.0, float(0.5 * (of_x + of_z - of_both)))
-
-
 def correlation(nats: float, dims: int) -> float:
     """The correlation of `dims` equal, independent Gaussian coordinate pairs with I = `nats`.
 
-    The inverse of `gaussian`: ρ = √(1 − exp(−2 I/d)).
+    From I = −(d/2) ln(1 − ρ²) (Cover and Thomas 2006, example 8.5.1): ρ = √(1 − exp(−2 I/d)).
 
     Args:
       nats: I(X; Z) of all pairs together, at least 0.
@@ -212,7 +141,7 @@ def noisy_layer(
     used = n if rows is None else min(rows, n)
     chosen = np.arange(n)
     if used < n:
-        chosen = np.sort(np.asarray(jax.random.permutation(choice_key, n))[:used])
+        chosen = np.sort(np.asarray(jax.random.permutation(choice_key, n), np.int64)[:used])
     # Inputs with their draws, one after another, in blocks of one shape, hence one compilation;
     # what fills up the last one is dropped.
     total = used * draws
@@ -240,108 +169,11 @@ def noisy_layer(
     return NoisyLayer(x_nats, x_stderr, y_nats, y_stderr, used)
 
 
-def label_gaussian_features(
-    key: jax.Array,
-    means: ArrayLike,
-    priors: ArrayLike | None = None,
-    *,
-    std: float = 1.0,
-    draws: int = 200_000,
-) -> tuple[float, float]:
-    """I(X; Y) of a label Y and Gaussian features X | y ~ N(μ_y, s² 1).
-
-    It is the mean over X of the divergence of the exact posterior p(y | X) from the prior. Only
-    the projection of X on the span of the differences of the means tells of Y, so that the noise
-    has at most K − 1 dimensions, whatever d is. The average goes over each class's features in
-    turn, as many as the class's share of the draws, two at least.
-
-    Args:
-      key: a PRNG key.
-      means: μ_y of each class, (K, d) or (K,).
-      priors: p(y), (K,); None for equal ones.
-      std: s, in the units of the means.
-      draws: features that the average goes over, all classes together.
-
-    Returns:
-      The value and its standard error, in nats.
-
-    Raises:
-      ValueError: if the means are not finite numbers of at least one class, the priors are not
-        probabilities of its K classes that add up to 1, s is not positive, or there are less than
-        two draws.
-    """
-    centres = np.asarray(means, np.float64)
-    if centres.ndim == 1:
-        centres = centres[:, None]
-    if centres.ndim != 2 or centres.shape[0] < 1:
-        raise ValueError(f"means must be (K, d) or (K,) with K >= 1, got shape {np.shape(means)}")
-    if not np.all(np.isfinite(centres)):
-        raise ValueError(f"means must be finite, got {centres[~np.isfinite(centres)][0]}")
-    if not (math.isfinite(std) and std > 0):
-        raise ValueError(f"std must be positive and finite, got {std}")
-    if operator.index(draws) < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")
-    count = centres.shape[0]
-    shares = np.full(count, 1 / count) if priors is None else np.asarray(priors, np.float64)
-    if shares.shape != (count,):
-        raise ValueError(f"priors must be ({count},), one for each mean, got {shares.shape}")
-    shares = _probabilities(shares, "priors")
-    centres, shares = centres[shares > 0], shares[shares > 0]
-
-    centred = (centres - centres.mean(axis=0)) / std
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
-    spanned = lengths > max(centred.shape) * np.finfo(np.float64).eps * lengths.max(initial=0)
-    coordinates = (left * lengths)[:, spanned]
-
-    counts = np.maximum(2, np.round(draws * shares).astype(int))
-    noise = np.asarray(
-        jax.random.normal(key, (counts.sum(), coordinates.shape[1]), jnp.float32), np.float64
-    )
-    nats = variance = 0.0
-    parts = np.split(noise, np.cumsum(counts)[:-1])
-    for centre, share, part in zip(coordinates, shares, parts, strict=True):
-        # ln p(x | k) − ln p(x | y), in which |x − μ_y|² cancels.
-        apart = coordinates - centre
-        log_ratios = part @ apart.T - 0.5 * np.square(apart).sum(axis=1)
-        log_joint = log_ratios + np.log(shares)
-        top = log_joint.max(axis=1, keepdims=True)
-        log_evidence = top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True))
-        posterior = np.exp(log_joint - log_evidence)
-        divergence = np.sum(posterior * (log_ratios - log_evidence), axis=1)
-        nats += share * divergence.mean()
-        variance += share**2 * divergence.var(ddof=1) / len(part)
-    return float(nats), math.sqrt(variance)
-
-
 def entropy(labels: ArrayLike) -> float:
     """H(Y) of the empirical distribution of labels, (n,), in nats."""
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     shares = counts / counts.sum()
     return float(-np.sum(shares * np.log(shares)))
-
-
-def discrete(joint: ArrayLike) -> float:
-    """I(X; Z) = Σ p(x, z) ln(p(x, z)/p(x)p(z)) of a joint probability table.
-
-    Cover and Thomas 2006, equation 2.28.
-
-    Args:
-      joint: p(x, z), (values of X, values of Z), not negative, with sum 1.
-
-    Returns:
-      The value in nats.
-
-    Raises:
-      ValueError: if `joint` is not a table of probabilities with sum 1.
-    """
-    table = np.asarray(joint, np.float64)
-    if table.ndim != 2:
-        raise ValueError(f"joint must have two dimensions, got shape {table.shape}")
-    table = _probabilities(table, "joint")
-    xs, zs = np.nonzero(table)
-    shares = table[xs, zs]
-    of_x, of_z = table.sum(axis=1)[xs], table.sum(axis=0)[zs]
-    return max(0.0, float(np.sum(shares * (np.log(shares) - np.log(of_x) - np.log(of_z)))))
 
 
 @jax.jit
@@ -411,18 +243,3 @@ def _mean_over_inputs(values: np.ndarray, n: int) -> tuple[float, float]:
     of_inputs = max(0.0, values.mean(axis=0).var(ddof=1) - of_noise)
     left_out = 1 - m / n if draws > 1 else 1.0
     return float(values.mean()), math.sqrt((of_inputs * left_out + of_noise) / m)
-
-
-def _probabilities(shares: np.ndarray, name: str) -> np.ndarray:
-    """The shares, with sum 1 to the last place.
-
-    Raises:
-      ValueError: if one is negative or not finite, or their sum is not 1 within 1e-6.
-    """
-    wrong = shares[~(np.isfinite(shares) & (shares >= 0))]
-    if wrong.size:
-        raise ValueError(f"{name} must be probabilities, got {wrong[0]}")
-    total = shares.sum()
-    if not abs(total - 1) <= 1e-6:
-        raise ValueError(f"{name} must add up to 1, got {total}")
-    return shares / total

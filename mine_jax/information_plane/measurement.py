@@ -166,9 +166,10 @@ def choose_networks(own: Mapping[str, Estimate]) -> dict[str, str]:
       Layer names by layer name.
     """
     networks: dict[str, str] = {}
-    best: str | None = None
-    for name in reversed(own):
-        if best is None or _is_better(own[name], own[best]):
+    names = list(own)
+    best = names[-1]
+    for name in reversed(names):
+        if _is_better(own[name], own[best]):
             best = name
         networks[name] = best
     return networks

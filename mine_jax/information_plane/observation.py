@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from mine_jax import classifier, estimate
-from mine_jax.classifier import ClassifierState
+from mine_jax.classifier import Array, ClassifierState
 from mine_jax.estimate import preparation
 from mine_jax.information_plane import exact
 from mine_jax.information_plane.config import PlaneConfig
@@ -46,9 +46,7 @@ class Observed(NamedTuple):
     reference: exact.NoisyLayer
 
 
-def prepare_variables(
-    images: ArrayLike, labels: ArrayLike, config: PlaneConfig
-) -> dict[str, jax.Array]:
+def prepare_variables(images: Array, labels: Array, config: PlaneConfig) -> dict[str, jax.Array]:
     """Prepare the variables X and Y of the information plane.
 
     Args:
@@ -64,7 +62,7 @@ def prepare_variables(
     return variables | {"y": estimate.prepare(labels, "labels")}
 
 
-def alignment_target(images: ArrayLike, config: PlaneConfig) -> jax.Array | None:
+def alignment_target(images: Array, config: PlaneConfig) -> Array | None:
     """Compute what the principal components of wide layers are aligned to.
 
     These are the images' principal components, which stay the same while the layers change, so
@@ -88,10 +86,10 @@ def read_layers(
     key: jax.Array,
     state: ClassifierState,
     model: nn.Module,
-    images: ArrayLike,
-    labels: ArrayLike,
+    images: Array,
+    labels: Array,
     config: PlaneConfig,
-    align_to: ArrayLike | None = None,
+    align_to: Array | None = None,
 ) -> dict[str, jax.Array | Observed]:
     """Probe a classifier and prepare its layers for statistics networks.
 
@@ -180,7 +178,7 @@ def observe(
         if align_to is not None:
             axes = axes @ preparation.procrustes_rotation(layer @ axes, align_to)
         layer, without_noise, noise = (values @ axes for values in (layer, without_noise, noise))
-    without_noise, noise = jnp.asarray(without_noise), jnp.asarray(noise)
+    layer, without_noise, noise = map(jnp.asarray, (layer, without_noise, noise))
     return Observed(
         layer, without_noise + noise, without_noise, noise_std / unit, noise_std, reference
     )

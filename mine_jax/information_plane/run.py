@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.typing import ArrayLike
 
 from mine_jax import classifier, devices, estimate
-from mine_jax.classifier import ClassifierState
+from mine_jax.classifier import Array, ClassifierState
 from mine_jax.estimate import Pair
 from mine_jax.information_plane import exact, records
 from mine_jax.information_plane.config import PlaneConfig, probe_rows, seed_keys
@@ -38,7 +37,7 @@ from mine_jax.information_plane.observation import (
 )
 from mine_jax.mine import MineState, Samples
 
-PARTS = ("training", "probing", "fitting", "saving")
+PARTS: tuple[str, ...] = ("training", "probing", "fitting", "saving")
 
 
 class Result(NamedTuple):
@@ -57,8 +56,8 @@ class Result(NamedTuple):
 
 def run(
     model: nn.Module,
-    train: tuple[ArrayLike, ArrayLike],
-    test: tuple[ArrayLike, ArrayLike],
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
     config: PlaneConfig,
     *,
     folder: records.RunFolder | None = None,
@@ -84,7 +83,7 @@ def run(
       ValueError: if the data do not fit the model or are too few for the configuration.
       RunFolderError: if a checkpoint cannot be read.
     """
-    seconds = dict.fromkeys(PARTS, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     images, labels = devices.replicate(train)
     keys = {seed: seed_keys(seed) for seed in config.seeds}
     states = [
@@ -161,7 +160,7 @@ def _train_epoch(
     keys: list[jax.Array],
     model: nn.Module,
     train: tuple[jax.Array, jax.Array],
-    test: tuple[ArrayLike, ArrayLike],
+    test: tuple[Array, Array],
     epoch: int,
     config: PlaneConfig,
     progress: bool,
@@ -202,7 +201,7 @@ def _checkpoint_template(
     _, probes = jax.eval_shape(partial(model.apply, probes=config.layers), states[0].params, images)
 
     def layer(name: str) -> Any:
-        array = jax.ShapeDtypeStruct(prepared_shape(probes[name].shape, config), jnp.float32)
+        array: Any = jax.ShapeDtypeStruct(prepared_shape(probes[name].shape, config), jnp.float32)
         if not config.noise_std:
             return array
         reference = exact.NoisyLayer(0.0, 0.0, None, None, 0)

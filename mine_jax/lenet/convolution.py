@@ -73,8 +73,8 @@ def _by_patches(
     units = images.reshape(height // 2, 2, width // 2, 2, channels, n).transpose(1, 3, 4, 0, 2, 5)
     units = units.reshape(4 * channels, height // 2, width // 2 * n)
     windows = [(i, j * n) for i in range(half) for j in range(half)]
-    patches = [units[:, i : i + rows, j : j + columns * n] for i, j in windows]
-    patches = jnp.concatenate(patches).reshape(half * half * 4 * channels, -1)
+    parts = [units[:, i : i + rows, j : j + columns * n] for i, j in windows]
+    patches = jnp.concatenate(parts).reshape(half * half * 4 * channels, -1)
     members = []
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
         shifted = jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))

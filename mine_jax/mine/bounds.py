@@ -18,7 +18,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
+
+Array = jax.Array | np.ndarray
 
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 SMILE_CLIP = 5.0  # τ of Song and Ermon 2020, one of the values that they report
@@ -37,10 +40,10 @@ class Scores(NamedTuple):
         discrete z.
     """
 
-    joint: jax.Array
-    rows: jax.Array
-    columns: jax.Array | None
-    weights: jax.Array
+    joint: Array
+    rows: Array
+    columns: Array | None
+    weights: Array
 
 
 class Sums(NamedTuple):
@@ -55,12 +58,12 @@ class Sums(NamedTuple):
       others: how many j there are for each i; n − 1 where all pairs were taken.
     """
 
-    joint: jax.Array
-    rows: jax.Array
-    columns: jax.Array
-    squares: jax.Array
-    as_negative: jax.Array
-    others: jax.Array
+    joint: Array
+    rows: Array
+    columns: Array
+    squares: Array
+    as_negative: Array
+    others: Array
 
 
 class HeldOut(NamedTuple):
@@ -75,12 +78,12 @@ class HeldOut(NamedTuple):
         their influences.
     """
 
-    nats: jax.Array
-    stderr: jax.Array
-    influence: jax.Array
+    nats: Array
+    stderr: Array
+    influence: Array
 
 
-def log_mean_exp(values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+def log_mean_exp(values: Array, weights: Array | None = None) -> Array:
     """Compute ln of the (weighted) mean of exp(v) over all entries, without overflow.
 
     Args:
@@ -102,9 +105,7 @@ def log_mean_exp(values: jax.Array, weights: jax.Array | None = None) -> jax.Arr
     return logsumexp(values, b=weights) - jnp.log(jnp.sum(weights))
 
 
-def donsker_varadhan(
-    t_joint: jax.Array, t_marginal: jax.Array, weights: jax.Array | None = None
-) -> jax.Array:
+def donsker_varadhan(t_joint: Array, t_marginal: Array, weights: Array | None = None) -> Array:
     """Compute the Donsker–Varadhan bound: mean T over the joint − ln mean exp T over the marginals.
 
     Its supremum over all T is the mutual information (Donsker and Varadhan 1983; Belghazi et al.
@@ -127,7 +128,7 @@ def donsker_varadhan(
     return jnp.mean(t_joint) - log_mean_exp(t_marginal, weights)
 
 
-def nwj(scores: Scores) -> jax.Array:
+def nwj(scores: Scores) -> Array:
     """Compute mean T over the joint − mean exp(T − 1) over the marginals, ().
 
     Nguyen, Wainwright and Jordan 2010; f-MINE (Belghazi et al. 2018, eq. 8). A lower bound without
@@ -137,7 +138,7 @@ def nwj(scores: Scores) -> jax.Array:
     return jnp.mean(scores.joint) - jnp.exp(log_mean_exp(scores.rows, scores.weights) - 1)
 
 
-def infonce(scores: Scores) -> jax.Array:
+def infonce(scores: Scores) -> Array:
     """Compute the mean of T(x_i, z_i) − ln mean exp T over the candidates of x_i, ().
 
     van den Oord et al. 2018, eq. 4, averaged over both directions. At most ln m for m candidates,
@@ -152,7 +153,7 @@ def infonce(scores: Scores) -> jax.Array:
     return jnp.mean(scores.joint - both / 2) + jnp.log(scores.rows.shape[1])
 
 
-def smile(scores: Scores) -> jax.Array:
+def smile(scores: Scores) -> Array:
     """Compute the Donsker–Varadhan bound with marginal scores clipped to ±`SMILE_CLIP`, ().
 
     Song and Ermon 2020, eq. 17. Less variance, but not a lower bound: it can exceed the mutual
@@ -162,7 +163,7 @@ def smile(scores: Scores) -> jax.Array:
     return donsker_varadhan(scores.joint, clipped, scores.weights)
 
 
-def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> jax.Array:
+def objective(bound: str, scores: Scores, average_log_partition: Array) -> Array:
     """Compute what a training step ascends, ().
 
     Args:
@@ -191,8 +192,8 @@ def objective(bound: str, scores: Scores, average_log_partition: jax.Array) -> j
 
 
 def bias_corrected(
-    t_joint: jax.Array, batch_log_partition: jax.Array, average_log_partition: jax.Array
-) -> jax.Array:
+    t_joint: Array, batch_log_partition: Array, average_log_partition: Array
+) -> Array:
     """A surrogate whose gradient is MINE's corrected one (Belghazi et al. 2018, eq. 12).
 
     The gradient of a mini-batch's log mean exp divides by the mini-batch's own partition
@@ -211,9 +212,7 @@ def bias_corrected(
     return jnp.mean(t_joint) - jnp.exp(batch_log_partition - average)
 
 
-def update_log_partition(
-    average: jax.Array, batch: jax.Array, weight: float, first: jax.Array
-) -> jax.Array:
+def update_log_partition(average: Array, batch: Array, weight: float, first: Array) -> Array:
     """The moving average of mean exp T, kept in log space so that it cannot overflow.
 
     Args:
@@ -283,7 +282,7 @@ def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
 
 
 def held_out_discrete(
-    t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array, bound: str = "infonce"
+    t_joint: Array, rows: Array, log_weights: Array, bound: str = "infonce"
 ) -> HeldOut:
     """`held_out` for a discrete z, whose marginal is summed exactly.
 
@@ -311,11 +310,11 @@ def held_out_discrete(
     return HeldOut(jnp.mean(each), _stderr(each), each)
 
 
-def _cross_entropy_excess(t_joint: jax.Array, rows: jax.Array, log_weights: jax.Array) -> jax.Array:
+def _cross_entropy_excess(t_joint: Array, rows: Array, log_weights: Array) -> Array:
     """Log Σ_c p_c exp(T(x_i, c) − T(x_i, z_i)), (n,): the difference first loses no digits."""
     return logsumexp(rows - t_joint[:, None] + log_weights[None], axis=1)
 
 
-def _stderr(influence: jax.Array, second_order: jax.Array | float = 0.0) -> jax.Array:
+def _stderr(influence: Array, second_order: Array | float = 0.0) -> Array:
     n = influence.shape[0]
     return jnp.sqrt(jnp.var(influence, ddof=1) / n + second_order)

@@ -137,13 +137,14 @@ def validation_nats(
 
 
 def uses_infonce(
-    donsker_varadhan: np.ndarray, infonce: np.ndarray, num_test: int, config: MineConfig
+    donsker_varadhan: Array, infonce: Array, num_test: int, config: MineConfig
 ) -> np.ndarray:
     """Tell from the values on validation samples which ones are reported in the InfoNCE form."""
     if config.form != "auto":
         return np.full(np.shape(infonce), config.form == "infonce")
-    trusted = donsker_varadhan <= np.log(num_test) - CEILING_MARGIN  # False for nan
-    return ~(trusted & (donsker_varadhan >= infonce))
+    value = np.asarray(donsker_varadhan)
+    trusted = value <= np.log(num_test) - CEILING_MARGIN  # False for nan
+    return ~(trusted & (value >= np.asarray(infonce)))
 
 
 def _held_out(

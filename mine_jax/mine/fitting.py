@@ -147,7 +147,7 @@ def fit_stack(
             best_step=best_step,
             steps=steps,
             converged=done,
-            finite=np.isfinite(history).all(axis=0),
+            finite=np.isfinite(np.stack(history)).all(axis=0),
         )
 
     for chunk in range(num_chunks):

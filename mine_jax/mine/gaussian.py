@@ -8,8 +8,9 @@ closed form (`estimate.gaussian_start`) or zero, and never trained.
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+
+from mine_jax.mine.bounds import Array
 
 MAX_DEVIATIONS = 8.0  # a sample further out than any training sample would outweigh all others
 
@@ -27,13 +28,13 @@ class GaussianPart(NamedTuple):
       z_square: b, (k,).
     """
 
-    x_mean: jax.Array
-    x_projections: jax.Array
-    z_mean: jax.Array
-    z_projections: jax.Array
-    cross: jax.Array
-    x_square: jax.Array
-    z_square: jax.Array
+    x_mean: Array
+    x_projections: Array
+    z_mean: Array
+    z_projections: Array
+    cross: Array
+    x_square: Array
+    z_square: Array
 
 
 def zero(x_columns: int, z_columns: int, pairs: int) -> GaussianPart:
@@ -47,7 +48,7 @@ def zero(x_columns: int, z_columns: int, pairs: int) -> GaussianPart:
     )
 
 
-def project(values: jax.Array, mean: jax.Array, projections: jax.Array, clip: bool) -> jax.Array:
+def project(values: Array, mean: Array, projections: Array, clip: bool) -> Array:
     """Project samples (n, …) to (n, k).
 
     Args:
@@ -61,7 +62,7 @@ def project(values: jax.Array, mean: jax.Array, projections: jax.Array, clip: bo
     return jnp.clip(projected, -limit, limit)
 
 
-def score(part: GaussianPart, u: jax.Array, v: jax.Array) -> jax.Array:
+def score(part: GaussianPart, u: Array, v: Array) -> Array:
     """Compute the Gaussian part for projections that broadcast: (…, k) and (…, k) to (…).
 
     The difference is squared as such: for correlations near 1 the terms of its expansion cancel,
@@ -72,11 +73,11 @@ def score(part: GaussianPart, u: jax.Array, v: jax.Array) -> jax.Array:
     return -squares - (u * u) @ part.x_square - (v * v) @ part.z_square
 
 
-def x_features(part: GaussianPart, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+def x_features(part: GaussianPart, u: Array) -> tuple[Array, Array]:
     """Return f (n, k) and a (n,) of the expansion f·g + a + b."""
     return u * jnp.broadcast_to(part.cross, u.shape), -(u * u) @ (part.x_square + part.cross / 2)
 
 
-def z_features(part: GaussianPart, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+def z_features(part: GaussianPart, v: Array) -> tuple[Array, Array]:
     """Return g (m, k) and b (m,) of the expansion f·g + a + b."""
     return v, -(v * v) @ (part.z_square + part.cross / 2)

@@ -15,8 +15,7 @@ from jax import lax
 
 from mine_jax import devices
 from mine_jax.compilation import jit
-
-Array = jax.Array
+from mine_jax.mine.bounds import Array
 
 
 class Samples(NamedTuple):
@@ -49,7 +48,7 @@ class Side(NamedTuple):
     noiseless: Array | None
     noise_std: Array | None
     columns: Array
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides a tuple's method
 
 
 class Data(NamedTuple):

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from mine_jax.mine import gaussian
+from mine_jax.mine.bounds import Array
 from mine_jax.mine.gaussian import GaussianPart
 
 KINDS = ("separable", "concatenated")
 SQUARES_SCALE = 0.7  # √2 would give squares of unit variance the spread of the columns themselves
-
-Array = jax.Array
 
 
 class Encoder(nn.Module):
@@ -44,18 +43,18 @@ class Encoder(nn.Module):
         """Encode samples; of a vector's columns only the first `columns` are data."""
         n = values.shape[0]
         if values.ndim == 4:
-            code = nn.silu(nn.Dense(16, name="conv1")(patches(values, 4)))
-            code = nn.silu(nn.Dense(32, name="conv2")(patches(code, 2)))
-            return nn.Dense(self.hidden, name="dense")(code.reshape(n, -1))
+            maps = nn.silu(nn.Dense(16, name="conv1")(patches(values, 4)))
+            maps = nn.silu(nn.Dense(32, name="conv2")(patches(maps, 2)))
+            return nn.Dense(self.hidden, name="dense")(maps.reshape(n, -1))
         width = values.shape[1]
-        columns = jnp.asarray(width if columns is None else columns, jnp.int32)
-        fan_in = columns * (2 if self.squares else 1)
+        number = jnp.asarray(width if columns is None else columns, jnp.int32)
+        fan_in = number * (2 if self.squares else 1)
         shape = width, self.hidden
-        code = values @ self.param("columns", _padded_kernel, shape, columns, fan_in)
+        code = values @ self.param("columns", _padded_kernel, shape, number, fan_in)
         if self.squares:
-            data = jnp.arange(width) < columns
+            data = jnp.arange(width) < number
             squares = SQUARES_SCALE * (values * values - 1) * data[None]
-            code += squares @ self.param("squares", _padded_kernel, shape, columns, fan_in)
+            code += squares @ self.param("squares", _padded_kernel, shape, number, fan_in)
         return code + self.param("bias", nn.initializers.zeros, (self.hidden,))[None]
 
 
@@ -135,6 +134,7 @@ class StatisticsNetwork(nn.Module):
         """Name the encoders and the head; Flax calls it."""
         self.x_encoder = Encoder(self.hidden, self.squares)
         self.z_encoder = Encoder(self.hidden, self.squares)
+        self.head: Any
         if self.kind == "separable":
             self.head = SeparableHead(self.hidden, self.depth, self.features)
         else:
@@ -153,7 +153,9 @@ class StatisticsNetwork(nn.Module):
         if self.kind != "separable":
             return code, u
         features = self.head.x_features(code)
-        return features if u is None else _join(features, gaussian.x_features(part, u))
+        if part is None or u is None:
+            return features
+        return _join(features, gaussian.x_features(part, u))
 
     def encode_z(
         self, z: Array, columns: Array | None = None, part: GaussianPart | None = None
@@ -168,7 +170,9 @@ class StatisticsNetwork(nn.Module):
         if self.kind != "separable":
             return code, v
         features = self.head.z_features(code)
-        return features if v is None else _join(features, gaussian.z_features(part, v))
+        if part is None or v is None:
+            return features
+        return _join(features, gaussian.z_features(part, v))
 
     def score(self, x_code: tuple, z_code: tuple, part: GaussianPart | None = None) -> Array:
         """Compute T of codes that broadcast against one another, (…)."""
@@ -253,7 +257,7 @@ def _padded_kernel(key: Array, shape: tuple[int, int], columns: Array, fan_in: A
     return draws * deviation * (jnp.arange(shape[0]) < columns)[:, None]
 
 
-def _zero_last(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+def _zero_last(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
     """Small random weights, with a last column of zeros."""
     small = nn.initializers.variance_scaling(0.09, "fan_in", "normal")(key, shape, dtype)
     return small.at[:, -1].set(0)

@@ -191,9 +191,9 @@ def init_network(
     """
     module = config.module()
     part = None
-    widths = (stack.num_columns(side.measured[0]) for side in (x, z))
     if num_pairs:
-        part = gaussian.zero(*widths, num_pairs)
+        x_width, z_width = (stack.num_columns(side.measured[0]) for side in (x, z))
+        part = gaussian.zero(x_width, z_width, num_pairs)
 
     def both(module: Any) -> Array:
         codes = [
@@ -205,7 +205,7 @@ def init_network(
         ]
         return module.score(*codes, part)
 
-    params = module.init(key, method=both).get("params", {})
+    params = module.init(jnp.asarray(key), method=both).get("params", {})
     return MineState(
         params=params,
         average=params,
@@ -375,12 +375,13 @@ def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
 
     A key for each column: the noise of a network does not depend on the others of its stack.
     """
-    if side.noiseless is None:
+    if side.noiseless is None or side.noise_std is None:
         return stack.take_rows(side.measured, index, rows)
     values = stack.take_rows(side.noiseless, index, rows)
+    noise_std = jnp.asarray(side.noise_std)[index]
 
     def noise_of(column: Array) -> Array:
-        deviation = jnp.where(column < side.columns[index], side.noise_std[index], 0)
+        deviation = jnp.where(column < side.columns[index], noise_std, 0)
         return deviation * jax.random.normal(jax.random.fold_in(key, column), rows.shape)
 
     return values + jax.vmap(noise_of, out_axes=1)(jnp.arange(values.shape[1]))

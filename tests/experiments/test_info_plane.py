@@ -97,7 +97,7 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
     # Another run in the folder is an error, before anything is computed.
     with pytest.raises(SystemExit, match=r"already holds a run .*--resume"):
         job()
-    with pytest.raises(SystemExit, match="hidden is 16 there and 8 now"):
+    with pytest.raises(SystemExit, match="hidden was 16 and is 8 now"):
         job("--resume", "--hidden=8")
 
     assert job("--resume", "--epochs=1") == folder
@@ -139,12 +139,19 @@ def test_experiment_with_noise_has_references_and_bounds_below_them(job, capsys,
     assert "I(X;T) relu3" in capsys.readouterr().out
 
 
-def test_experiment_poster_preset_reports_own_networks(job, compile_fast):
-    folder = job("--preset=poster")
+def test_experiment_poster_preset_reports_own_networks_and_publishes(
+    job, script, monkeypatch, tmp_path, compile_fast
+):
+    (tmp_path / "figures").mkdir()
+    monkeypatch.setattr(script.common, "HERE", tmp_path)
+    folder = job("--preset=poster", "--publish")
+    page = (tmp_path / "results" / "information_plane.md").read_text()
+    assert json.loads((folder / "findings.json").read_text())["sentences"][0] in page
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"information_plane.png", "mi_over_epochs.png"}
     description = json.loads((folder / "config.json").read_text())
-    published = json.loads(json.dumps(description["mine"]))
-    assert published["network"] == "concatenated"
-    assert published["preparation"] == "standardized"
+    assert description["mine"]["network"] == "concatenated"
+    assert description["mine"]["preparation"] == "standardized"
     assert all(row["network"] == row["layer"] for row in rows_of(folder))
 
 

@@ -1,4 +1,4 @@
-"""Records -> findings: what the values of a run allow to say, and what they do not."""
+"""Findings: what the records of a run show, and what limits them."""
 
 import math
 import statistics
@@ -10,30 +10,27 @@ from mine_jax.mine import CEILING_MARGIN
 Row = Mapping[str, Any]
 
 SIGNIFICANT = 2.0  # standard errors
-# A lower bound is above an exact value by chance alone: what is more than that is an error.
+# A lower bound exceeds an exact value by chance alone; more than that is an error.
 ABOVE_NATS, ABOVE_ERRORS = 0.05, 3.0
-BELOW_SHARE = 0.05
+BELOW_FRACTION = 0.05
 _SYMBOL = {"x": "X", "y": "Y"}
 _DETERMINISTIC = (
     "The network is deterministic and no noise was added, so the true I(X;L) is infinite, or ln N "
-    "for N different images: every value here is a lower bound that its statistics network reached."
+    "for N different images. Every value is a lower bound that its statistics network reached."
 )
 _THEOREM = (
     "Without noise each layer is a function of the one before, so the data-processing inequality "
-    "is a theorem for the true values (as it would be with noise that is passed on to the next "
-    "layer)."
+    "is a theorem for the true values. It need not hold for lower bounds of them."
 )
 _NOISY = (
     "Every layer is observed with Gaussian noise, T = L + σε, so that I(X;T) and I(Y;T) are finite "
-    "and known (reference_nats). They are exact for the probed images as if there were no others; "
-    "the estimates are from images that no statistics network has seen, whose places it cannot "
-    "know: where σ is small beside the distance of images, the exact I(Y;T) is above what can be "
-    "learnt."
+    "and known (reference_nats). The references treat the probed images as the whole population, "
+    "the estimates come from images that no statistics network has seen: where σ is small beside "
+    "the distances of images, the reference I(Y;T) is above what can be learnt."
 )
 _NO_THEOREM = (
-    "The noise is added to each layer by itself and not passed on to the next one, so the "
-    "data-processing inequality is not a theorem for the noisy layers (it is one without noise, "
-    "and with noise that is passed on)."
+    "Noise is added to each layer separately and not passed on to the next one, so the "
+    "data-processing inequality is not a theorem for the observed layers."
 )
 
 
@@ -43,20 +40,20 @@ def findings(
     """Test the data-processing inequality and collect what limits the values.
 
     For each probe and variable, and each layer with the one before it in `layers`, the drop
-    I(·; earlier) − I(·; later) is set against its own standard error, that of a difference on the
-    same samples (`drop_stderr` of the later layer's row). The inequality asks for a drop of at
-    least 0; it is called broken below −2 standard errors.
+    I(·; earlier) − I(·; later) is compared with its standard error on the same samples
+    (`drop_stderr` of the later layer's row). The inequality asks for a drop of at least 0; it is
+    called broken below −2 standard errors. Values taken from a later layer's network make the drop
+    0 by construction, so the drop between the layers' own networks is tested, too
+    (`own_drop_nats`).
 
-    Whether it is a theorem depends on the noise (`noise_std` of the rows):
-      - None: it is, as each layer is a function of the one before. So it would be with noise that
-        is passed on, where the next layer is computed from the noisy one. It holds for the mutual
-        information, not for lower bounds of it: a break says that the later layer's network came
-        closer to its truth.
-      - Measurement noise, added to each layer by itself: it is not. A later layer that is large
-        beside its noise can tell more than an earlier one that is small beside its own. The tests
-        are then a description. But there the exact values are known (`reference_nats`): a value
-        that is above by more than 0.05 nats and 3 standard errors of the difference is wrong, one
-        that is below by more than 5 % and 2 standard errors has missed a part.
+    Whether the inequality is a theorem depends on the noise (`noise_std` of the rows):
+      - None: it is one for the mutual information, but not for lower bounds of it: where it is
+        broken, the later layer's network came closer to its true value.
+      - Measurement noise of each layer: it is none. A later layer that is large beside its noise
+        can tell more than an earlier one that is small beside its own. But the exact values are
+        known (`reference_nats`): an estimate that is higher by more than 0.05 nats and 3 standard
+        errors of the difference is wrong; one that is lower by more than 5 % and 2 standard errors
+        missed a part.
 
     Args:
       records: rows as in `records.jsonl`, in nats.
@@ -118,7 +115,7 @@ def _drop(
     errors = drop / stderr if stderr > 0 else math.copysign(math.inf, drop) if drop else 0.0
     earlier = by_place.get((*_place(row)[:-1], layers[depth - 1]), {})
     networks = earlier.get("network"), row.get("network")
-    truths = earlier.get("reference_nats"), row.get("reference_nats")
+    references: tuple[Any, Any] = (earlier.get("reference_nats"), row.get("reference_nats"))
     return {
         "seed": row["seed"],
         "epoch": row["epoch"],
@@ -130,8 +127,19 @@ def _drop(
         "standard_errors": errors if math.isfinite(errors) else None,
         "held": errors >= -SIGNIFICANT,
         "same_network": networks[0] is not None and networks[0] == networks[1],
-        "reference_drop_nats": None if None in truths else truths[0] - truths[1],
+        "reference_drop_nats": None if None in references else references[0] - references[1],
+        "own_drop_nats": row.get("own_drop_nats"),
+        "own_stderr": row.get("own_drop_stderr"),
+        "own_held": _own_held(row),
     }
+
+
+def _own_held(row: Row) -> bool | None:
+    """Whether the inequality holds by the layers' own networks; None where it is not known."""
+    drop, stderr = row.get("own_drop_nats"), row.get("own_drop_stderr")
+    if drop is None or stderr is None:
+        return None
+    return bool(drop >= -SIGNIFICANT * stderr)
 
 
 def _out_of_range(row: Row, class_entropy_nats: float) -> bool:
@@ -148,8 +156,8 @@ def _above(row: Row) -> bool:
 def _below(row: Row) -> bool:
     stderr = math.hypot(row["stderr"], row.get("reference_stderr") or 0.0)
     missing = row["reference_nats"] - row["mi_nats"]
-    # Of a truth near 0 the samples' luck alone is more than the share.
-    return missing > max(BELOW_SHARE * row["reference_nats"], SIGNIFICANT * stderr)
+    # Near 0 the sampling error alone is more than that fraction.
+    return missing > max(BELOW_FRACTION * row["reference_nats"], SIGNIFICANT * stderr)
 
 
 def _name(row: Row) -> dict[str, Any]:
@@ -173,17 +181,16 @@ def _sentences(
     if result["from_later_network"]:
         sentences.append(
             f"{len(result['from_later_network'])} of {len(records)} values come from a later "
-            "layer's statistics network, which is one of the earlier layer too, behind the model's "
-            "own layers in between: on the stopping samples the earlier layer's own network was "
-            "not better by a standard error."
+            "layer's statistics network, which is a valid one of the earlier layer: on the "
+            "validation samples the earlier layer's own network was not better by a standard error."
         )
     sentences += _against_reference(result, records)
     count = len(records) + len(result["not_finite"])
     for name, text in (
-        ("at_ceiling", "less than a nat below the ceiling, so that the truth may be far above"),
-        ("not_converged", "still growing when the step cap was reached"),
-        ("not_finite", "not finite"),
-        ("out_of_range", f"below 0 or above H(Y) = {class_entropy_nats:.3f} nats beyond 2 stderr"),
+        ("at_ceiling", "are less than a nat below the ceiling; the true values may be far higher"),
+        ("not_converged", "had not converged at the limit of steps"),
+        ("not_finite", "are not finite"),
+        ("out_of_range", f"lie beyond [0, H(Y) = {class_entropy_nats:.3f} nats] by 2 stderr"),
     ):
         if result[name]:
             sentences.append(
@@ -196,31 +203,42 @@ def _sentences(
 
 
 def _inequality(tests: Sequence[Row], symbol: str) -> str:
-    broken = [test for test in tests if not test["held"]]
-    same = sum(test["same_network"] for test in tests)
-    claim = f"The data-processing inequality of I({symbol};L) held in {len(tests) - len(broken)}"
-    equal = f" In {same} both values come from the same network and are equal." if same else ""
-    if not broken:
-        return f"{claim} of {len(tests)} tests.{equal}"
-    steps: dict[tuple[str, str], list[Row]] = {}
-    for test in broken:
-        steps.setdefault((test["earlier"], test["later"]), []).append(test)
+    """Say in how many tests the inequality held: by own networks, and as reported."""
+    own = [test for test in tests if test["own_held"] is not None]
+    shared = sum(test["same_network"] for test in tests)
     parts = []
-    for (earlier, later), rows in steps.items():
-        worst = min(rows, key=lambda row: row["drop_nats"])
-        errors = worst["standard_errors"]
-        size = f"by {-worst['drop_nats']:.2f} nats"
-        size += f", {-errors:.0f} standard errors" if errors is not None else ""
-        parts.append(f"{earlier} → {later} {len(rows)} times, at most {size}")
-    return (
-        f"{claim} of {len(tests)} tests and was broken in the others ({'; '.join(parts)}): there "
-        "the later layer's statistics network came closer to its truth than the earlier one's."
-        f"{equal}"
-    )
+    if own:
+        breaks = _breaks([test for test in own if not test["own_held"]], "own_drop_nats")
+        held = sum(test["own_held"] for test in own)
+        parts.append(
+            f"By each layer's own network the data-processing inequality of I({symbol};L) held in "
+            f"{held} of {len(own)} tests{breaks}."
+        )
+    held = sum(test["held"] for test in tests)
+    if not own or shared:
+        breaks = _breaks([test for test in tests if not test["held"]], "drop_nats")
+        parts.append(
+            f"As reported, the inequality of I({symbol};L) held in {held} of {len(tests)} "
+            f"tests{breaks}; in {shared} of them both values come from one network and are equal."
+        )
+    return " ".join(parts)
+
+
+def _breaks(tests: Sequence[Row], column: str) -> str:
+    """List where the inequality was broken, with the largest rise."""
+    steps: dict[tuple[str, str], list[Row]] = {}
+    for test in tests:
+        steps.setdefault((test["earlier"], test["later"]), []).append(test)
+    listed = [
+        f"{earlier} → {later} {len(rows)} times, by at most "
+        f"{-min(row[column] for row in rows):.2f} nats"
+        for (earlier, later), rows in steps.items()
+    ]
+    return f" and was broken in the others ({'; '.join(listed)})" if listed else ""
 
 
 def _order(tests: Sequence[Row], symbol: str) -> str:
-    """How the estimates lie where the inequality is no theorem."""
+    """Describe the order of the estimates where the inequality is no theorem."""
     rising = [test for test in tests if not test["held"]]
     text = (
         f"The estimates of I({symbol};T) did not rise with depth in {len(tests) - len(rising)} of "
@@ -229,7 +247,7 @@ def _order(tests: Sequence[Row], symbol: str) -> str:
     drops = [test["reference_drop_nats"] for test in rising]
     if any(drop is not None for drop in drops):
         too = sum(drop is not None and drop < 0 for drop in drops)
-        text += f"; where they rose, the exact values rise too in {too} of {len(rising)}"
+        text += f"; where they rose, the references rise too in {too} of {len(rising)}"
     return f"{text}."
 
 
@@ -239,36 +257,36 @@ def _against_reference(result: Mapping[str, Any], records: Sequence[Row]) -> lis
         return []
     above, below = result["above_reference"], result["below_reference"]
     shares = [row["mi_nats"] / row["reference_nats"] for row in known if row["reference_nats"] > 0]
-    reached = f", of which they reach {statistics.median(shares):.0%} (median)" if shares else ""
-    sentences = [f"{len(known)} of {len(records)} values have an exact value beside them{reached}."]
+    reached = f"; they reach {statistics.median(shares):.0%} of it (median)" if shares else ""
+    sentences = [f"{len(known)} of {len(records)} values have a reference{reached}."]
     claim = f"more than {ABOVE_NATS} nats and {ABOVE_ERRORS:.0f} standard errors above"
     if above:
         sentences.append(
-            f"{len(above)} of {len(known)} are {claim} their exact value, which no lower bound "
-            f"can be: {_list(above)}."
+            f"{len(above)} of {len(known)} are {claim} their reference, which no lower bound can "
+            f"be: {_list(above)}."
         )
     else:
-        sentences.append(f"None is {claim} its exact value.")
+        sentences.append(f"None is {claim} its reference.")
     if below:
         capped = sum(row["reference_nats"] > row["ceiling_nats"] for row in below)
-        over = f" ({capped} of them have an exact value above their ceiling)" if capped else ""
+        over = f" ({capped} of these references are above the ceiling)" if capped else ""
         sentences.append(
-            f"{len(below)} of {len(known)} are more than {BELOW_SHARE:.0%} below their exact "
-            f"value{over}: {_list(below)}."
+            f"{len(below)} of {len(known)} are more than {BELOW_FRACTION:.0%} below their "
+            f"reference{over}: {_list(below)}."
         )
     else:
-        sentences.append(f"None is more than {BELOW_SHARE:.0%} below its exact value.")
+        sentences.append(f"None is more than {BELOW_FRACTION:.0%} below its reference.")
     return sentences
 
 
-def _list(rows: Sequence[Row], most: int = 6) -> str:
-    """The records in words, such as I(X;conv1) at epoch 0, 4."""
+def _list(rows: Sequence[Row], limit: int = 6) -> str:
+    """Return the records in words, such as I(X;conv1) at epoch 0, 4."""
     epochs: dict[str, list[int]] = {}
     for row in rows:
         epochs.setdefault(f"I({_SYMBOL[row['variable']]};{row['layer']})", []).append(row["epoch"])
     parts = []
     for name, where in epochs.items():
         where = sorted(set(where))
-        shown = ", ".join(map(str, where[:most])) + (", …" if len(where) > most else "")
+        shown = ", ".join(map(str, where[:limit])) + (", …" if len(where) > limit else "")
         parts.append(f"{name} at epoch {shown}")
     return "; ".join(parts)
