@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import accuracy_report
 import common
@@ -25,7 +25,7 @@ from problems import Problem
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # imported where needed, so that --help answers at once
-    from mine_jax import MineConfig
+    from mine_jax import Estimate, MineConfig
 
 ROWS = "accuracy.jsonl"
 ESTIMATORS = ("default", "published")
@@ -116,8 +116,8 @@ def select_problems(parts: Sequence[str], half: str) -> list[Problem]:
 def plan_jobs() -> list[Job]:
     """Return the estimates that the flags describe; ValueError names a wrong flag."""
     for name in ("n", "seeds"):
-        if FLAGS[name].value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+        if (value := getattr(FLAGS, name)) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     sizes = [int(size) for size in FLAGS.sizes if size.isdecimal()]
     if len(sizes) < max(1, len(FLAGS.sizes)) or min(sizes) < 1:
         raise ValueError(f"--sizes must be positive integers, got {','.join(FLAGS.sizes)}")
@@ -138,7 +138,7 @@ def configurations() -> dict[str, "MineConfig"]:
     return {"default": MineConfig(), "published": MineConfig.published(cross_fit=False)}
 
 
-def measure(job: Job, config: "MineConfig") -> Row:
+def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
     """Draw a problem's samples, estimate, and compare with the truth.
 
     Raises:
@@ -151,7 +151,8 @@ def measure(job: Job, config: "MineConfig") -> Row:
     x, z = problems.draw(job.problem, job.n, job.seed)
     start = time.perf_counter()
     try:
-        estimate = mine_jax.lower_bound(x, z, key=jax.random.key(job.seed), config=config)
+        key = jax.random.key(job.seed)
+        estimate = cast("Estimate", mine_jax.lower_bound(x, z, key=key, config=config))
     except ValueError as error:
         raise ValueError(f"{job.problem.name}, n = {job.n}, seed {job.seed}: {error}") from error
     seconds = time.perf_counter() - start

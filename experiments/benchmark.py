@@ -80,18 +80,18 @@ class Figure(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A repeatable measurement: `call` takes `count` steps of `gflop` 1e9 operations each."""
+    """A repeatable measurement: `call` takes `steps` steps of `gflop` 1e9 operations each."""
 
     name: str
     call: Callable[[], Any]
-    count: int
+    steps: int
     unit: str
     gflop: float
 
     def measure(self) -> float:
         """Measure the number of units in a second."""
-        steps = self.count / seconds_of(self.call)
-        return steps * self.gflop if self.unit == "GFLOP/s" else steps
+        per_second = self.steps / seconds_of(self.call)
+        return per_second * self.gflop if self.unit == "GFLOP/s" else per_second
 
 
 # --- Rates ----------------------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def check_flags() -> None:
     if unknown := [part for part in FLAGS.parts if part not in PARTS]:
         raise ValueError(f"--parts has {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     for name in ("repeats", "steps", "lenet_batch", "mine_batch", "hidden"):
-        if FLAGS[name].value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+        if (value := getattr(FLAGS, name)) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     if not all(width.isdecimal() and int(width) for width in FLAGS.layer_dims):
         raise ValueError(f"--layer_dims must be numbers of units, got {','.join(FLAGS.layer_dims)}")
     if FLAGS.against and not set(RATES) & set(FLAGS.parts):

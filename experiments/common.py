@@ -243,12 +243,12 @@ class CompilationClock:
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 
-    def _on_duration(self, event: str, seconds: float, **_: object) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: object) -> None:
         if event == BACKEND_COMPILE:
-            self.seconds += seconds
+            self.seconds += duration_secs
             self.programs += 1
         elif event.startswith(COMPILE_PREFIX):
-            self.tracing += seconds
+            self.tracing += duration_secs
 
     def _on_event(self, event: str, **_: object) -> None:
         self.cache_hits += event == CACHE_HIT

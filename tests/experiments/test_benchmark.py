@@ -49,7 +49,7 @@ def test_rates_call_the_programs_of_the_library(monkeypatch):
     monkeypatch.setattr(script, "NUM_IMAGES", 100)
     with set_flags(script, *SMALL):
         lenet, rounds = script.lenet_steps(), script.mine_rounds()
-    assert (lenet.count, rounds.count) == (2, 2)
+    assert (lenet.steps, rounds.steps) == (2, 2)
     # Traced, which takes less time than to compile.
     *_, loss = jax.eval_shape(lenet.call)
     assert loss.shape == ()
