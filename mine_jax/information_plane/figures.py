@@ -377,7 +377,8 @@ def require_keys(name: str, rows: Rows, keys: Sequence[str]) -> None:
         raise ValueError(f"{name} is empty: there is nothing to draw")
     for i, row in enumerate(rows):
         if missing := [key for key in keys if key not in row]:
-            raise ValueError(f"{name}[{i}] lacks {', '.join(missing)}; it has {', '.join(row)}")
+            place = f"{name}[{i}]" if len(rows) > 1 else name
+            raise ValueError(f"{place} lacks {', '.join(missing)}; it has {', '.join(row)}")
 
 
 def finite_or_nan(value: float | None) -> float:
