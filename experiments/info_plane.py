@@ -122,7 +122,7 @@ def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dat
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     choices = resolved(config, len(data.train_images))
     rows = probe_rows(config, len(data.train_images))
-    settings = common.settings_of(sys.modules[__name__])
+    settings = common.settings_of(__name__)
     settings |= {flag: getattr(config.mine_config, name) for flag, name in MINE_FLAGS.items()}
     description = choices | {
         "settings": settings | {"dataset_used": data.name},

@@ -1,0 +1,1 @@
+"""Tests of `mine_jax.mine`."""

@@ -1,0 +1,148 @@
+"""What the tests of MINE share: small samples, and bounds and scores written out in float64."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mine_jax.mine import MineConfig
+
+KEY = jax.random.key(0)
+CONFIG = MineConfig(
+    network="separable",
+    hidden=8,
+    features=4,
+    canonical_pairs=1,
+    batch_size=32,
+    shuffles=3,
+    learning_rate=1e-2,
+    ema_decay=0.9,
+    check_every=10,
+    patience=9,
+    max_steps=30,
+    validation_shuffles=8,
+)
+
+
+class Bilinear(nn.Module):
+    """T = (x − mean)·Mz, without a constant and quickly compiled."""
+
+    @nn.compact
+    def __call__(self, x, z):
+        """From (n, …) and (n, …) to (n,)."""
+        x, z = x.reshape(len(x), -1), z.reshape(len(z), -1)
+        mean = self.param("mean", nn.initializers.normal(0.3), x.shape[1:])
+        maps = self.param("maps", nn.initializers.normal(0.3), (x.shape[1], z.shape[1]))
+        return jnp.sum((x - mean[None]) @ maps * z, axis=1)
+
+
+def normal(seed, *shape, scale=1.0):
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+@functools.cache
+def samples(n=240):
+    """x, and z by name: three columns close to those of x, and seven of noise."""
+    x = normal(0, n, 3)
+    return x, {"narrow": x + normal(1, n, 3, scale=0.5), "wide": normal(2, n, 7)}
+
+
+@functools.cache
+def equal_widths(n):
+    """The same with two columns each."""
+    x, z = samples(n)
+    return x, {name: values[:, :2] for name, values in z.items()}
+
+
+@functools.cache
+def labels():
+    """One-hot labels of three classes with unequal fractions that depend on x."""
+    return np.eye(3, dtype=np.uint8)[np.digitize(samples()[0][:, 0], [-0.8, 0.2])]
+
+
+def randomize(state, seed=0, scale=0.4):
+    """Draw all weights afresh, the moving average and the Gaussian part included."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return state._replace(
+        params=jax.tree.map(draw, state.params),
+        average=jax.tree.map(draw, state.average),
+        gaussian=jax.tree.map(draw, state.gaussian),
+    )
+
+
+def network(tree, i=0):
+    """One network of a stack, without the axis of networks."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def all_scores(params, part, x, z, config=CONFIG):
+    """T of every x with every row of z, (n, m): the network's call on explicit pairs."""
+    n, m = len(x), len(z)
+    left, right = np.repeat(x, m, axis=0), np.tile(np.float32(z), (n, 1))
+    scores = np.float64(jax.jit(config.module().apply)({"params": params}, left, right))
+    if part is not None:
+        part = jax.tree.map(np.float64, part)
+        u = (left - part.x_mean) @ part.x_projections
+        v = (right - part.z_mean) @ part.z_projections
+        scores -= (u - v) ** 2 @ part.cross / 2 + u**2 @ part.x_square + v**2 @ part.z_square
+    return scores.reshape(n, m)
+
+
+def naive_donsker_varadhan(t_joint, t_marginal):
+    return np.mean(t_joint, dtype=np.float64) - np.log(np.mean(np.exp(np.float64(t_marginal))))
+
+
+def off_diagonal(matrix):
+    return np.float64(matrix)[~np.eye(len(matrix), dtype=bool)]
+
+
+def naive_value(matrix, form, weights=None):
+    """The bound from the scores of all pairs of samples with these weights."""
+    matrix = np.float64(matrix)
+    n = len(matrix)
+    weights = np.full(n, 1 / n) if weights is None else weights / weights.sum()
+    joint = weights @ np.diagonal(matrix)
+    if form == "infonce":
+        return joint - weights @ np.log(np.exp(matrix) @ weights)
+    pairs = np.where(np.eye(n, dtype=bool), 0, np.outer(weights, weights))
+    mean_exp = np.sum(pairs * np.exp(matrix)) / pairs.sum()
+    return joint - (np.log(mean_exp) if form == "donsker_varadhan" else mean_exp / np.e)
+
+
+def naive_influence(matrix, form):
+    """The samples' influence, and the variance of the marginal mean of second order."""
+    matrix = np.float64(matrix)
+    n = len(matrix)
+    if form == "infonce":
+        softmax = np.exp(matrix) / np.exp(matrix).sum(axis=1, keepdims=True)
+        return np.log(n * np.diagonal(softmax)) - softmax.sum(axis=0), 0.0
+    exps = np.where(np.eye(n, dtype=bool), 0, np.exp(matrix))
+    mean = exps.sum() / (n * (n - 1))
+    level = 1 if form == "donsker_varadhan" else mean / np.e
+    ratios = exps / mean
+    influence = np.diagonal(matrix) - level * (ratios.sum(0) + ratios.sum(1)) / (n - 1)
+    excess = np.sum(ratios**2) / (n * (n - 1)) - 1
+    return influence, level**2 * max(excess, 0) / (n * (n - 1))
+
+
+def assert_held_out(result, matrix, form, rtol=1e-4):
+    """Compare a held-out bound of all pairs with its definition."""
+    influence, second_order = naive_influence(matrix, form)
+    n = len(matrix)
+    atol = 1e-6 * (1 + np.abs(influence).max() + np.abs(matrix).max())
+    np.testing.assert_allclose(result.nats, naive_value(matrix, form), rtol=rtol, atol=atol)
+    np.testing.assert_allclose(result.influence, influence, rtol=rtol, atol=10 * atol)
+    variance = influence.var(ddof=1) / n + second_order
+    # float32 computes the second-order term as the difference of a mean square and 1.
+    atol = np.sqrt(1e-5 * (second_order + 1 / n**2)) if second_order else 10 * atol
+    np.testing.assert_allclose(result.stderr, np.sqrt(variance), rtol=rtol, atol=atol)
+
+
+def assert_trees_equal(got, expected):
+    jax.tree.map(np.testing.assert_array_equal, got, expected)

@@ -1,0 +1,74 @@
+"""Stacks of networks: their samples, their parameters, and both ways to run them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mine_jax.mine import stack
+from mine_jax.mine.stack import Samples
+
+from .common import assert_trees_equal, labels, normal, samples
+
+
+def test_stack_samples_pads_and_holds_shared_arrays_once():
+    x, z = samples()
+    noisy = Samples(z["narrow"], x, 0.5)
+    data = stack.stack_samples([(Samples(x), noisy), (Samples(x), Samples(z["wide"]))], repeats=2)
+    assert data.x.measured.shape == (1, 240, 3)
+    assert data.x.noiseless is None
+    np.testing.assert_array_equal(data.x.index, [0, 0, 0, 0])
+    np.testing.assert_array_equal(data.z.index, [0, 0, 1, 1])
+    np.testing.assert_array_equal(data.z.columns, [3, 7])
+    np.testing.assert_array_equal(data.z.measured[0], np.pad(z["narrow"], ((0, 0), (0, 4))))
+    np.testing.assert_array_equal(data.z.measured[1], z["wide"])
+    # An array without noise beside one with noise.
+    np.testing.assert_array_equal(data.z.noiseless[0, :, :3], x)
+    np.testing.assert_array_equal(data.z.noiseless[1], z["wide"])
+    np.testing.assert_array_equal(data.z.noise_std, np.float32([0.5, 0]))
+
+
+def test_take_rows_of_labels_is_float():
+    rows = stack.take_rows(jnp.asarray(labels())[None], 0, jnp.array([5, 2]))
+    assert rows.dtype == jnp.float32
+    np.testing.assert_array_equal(rows, labels()[[5, 2]])
+
+
+@pytest.mark.parametrize("active", [None, [True, False, True]])
+def test_map_networks_vmap_and_map_agree(active):
+    tree, vector = {"a": jnp.asarray(normal(0, 3, 4))}, jnp.asarray(normal(1, 3))
+    otherwise = {"sum": jnp.full(3, 7.0), "scaled": -tree["a"]}
+
+    def function(tree, number):
+        return {"sum": jnp.sum(tree["a"]) + number, "scaled": tree["a"] * number}
+
+    chosen = np.array([True] * 3 if active is None else active)
+    expected = {
+        "sum": np.where(chosen, tree["a"].sum(1) + vector, 7.0),
+        "scaled": np.where(chosen[:, None], tree["a"] * vector[:, None], -tree["a"]),
+    }
+    active = None if active is None else chosen
+    for mapper in ("vmap", "map"):
+        got = stack.map_networks(mapper, function, tree, vector, active=active, otherwise=otherwise)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
+
+
+def test_select_and_concatenate_are_inverse():
+    tree = {"a": normal(0, 5, 2), "b": normal(1, 5)}
+    parts = [stack.select(tree, slice(0, 2)), stack.select(tree, slice(2, 5))]
+    assert parts[1]["a"].shape == (3, 2)
+    assert_trees_equal(stack.concatenate(parts), tree)
+
+
+def test_resize_pads_with_zeros_and_strips():
+    small, large = np.ones((2, 3)), np.zeros((2, 5))
+    padded = stack.resize({"a": small}, {"a": large})["a"]
+    np.testing.assert_array_equal(padded, [[1, 1, 1, 0, 0]] * 2)
+    np.testing.assert_array_equal(stack.resize({"a": padded}, {"a": small})["a"], small)
+
+
+def test_pairs_of_mappings_are_sorted():
+    assert stack.pairs_of({"q": 0, "p": 0}, {"b": 0, "a": 0}) == (
+        *(("p", "a"), ("p", "b"), ("q", "a"), ("q", "b")),
+    )
+    assert stack.pairs_of(samples()[0], {"b": 0}) == (("", "b"),)

@@ -1,0 +1,162 @@
+"""The statistics network: its formula, its start, padding, images and modules of the caller."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mine_jax.mine.gaussian import GaussianPart
+from mine_jax.mine.statistics_network import (
+    KINDS,
+    CustomNetwork,
+    Encoder,
+    StatisticsNetwork,
+)
+
+from .common import Bilinear, normal
+
+PART = GaussianPart(
+    *(normal(i, *shape) for i, shape in enumerate([(3,), (3, 2), (2,), (2, 2), *[(2,)] * 3]))
+)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
+def apply(module, params, *inputs, method=None):
+    return module.apply({"params": params}, *inputs, method=method)
+
+
+def weights(module, *inputs):
+    """Weights off zero, so that every part counts; columns of about unit length."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return (rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[0])).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def dense(layer, values):
+    return values @ layer["kernel"] + layer["bias"]
+
+
+def silu(values):
+    return values / (1 + np.exp(-values))
+
+
+def naive_scores(kind, depth, params, x, z):
+    """T of every x with every z by the formula, in float64."""
+    x, z = np.float64(x)[:, None], np.float64(z)[None]
+    params, part = jax.tree.map(np.float64, (params, PART))
+    codes = [
+        side @ encoder["columns"] + 0.7 * (side**2 - 1) @ encoder["squares"] + encoder["bias"]
+        for side, encoder in ((x, params["x_encoder"]), (z, params["z_encoder"]))
+    ]
+    head = params["head"]
+    if kind == "concatenated":
+        code = codes[0] + codes[1]
+        for i in range(depth):
+            code = dense(head[f"Dense_{i}"], np.maximum(code, 0))
+        scores = code[..., 0]
+    else:
+        features = []
+        for side, code in zip("xz", codes, strict=True):
+            for i in range(depth - 1):
+                code = dense(head[f"{side}_layers_{i}"], silu(code))
+            features.append(dense(head[f"{side}_last"], np.tanh(code)))
+        f, g = features
+        scores = (f[..., :-1] * g[..., :-1]).sum(-1) + f[..., -1] + g[..., -1]
+    u = np.clip((x - part.x_mean) @ part.x_projections, -8, 8)
+    v = np.clip((z - part.z_mean) @ part.z_projections, -8, 8)
+    quadratic = (u - v) ** 2 @ part.cross / 2 + u**2 @ part.x_square + v**2 @ part.z_square
+    return scores, scores - quadratic
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_equal_formula(kind, depth):
+    network = StatisticsNetwork(kind, hidden=8, depth=depth, features=4)
+    x, z = 3 * normal(1, 6, 3), 3 * normal(2, 5, 2)
+    params = weights(network, x[:1], z[:1])
+    neural, full = naive_scores(kind, depth, params, x, z)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(apply(network, params, x[:5], z), np.diagonal(neural))
+    for part, expected in ((None, neural), (PART, full)):
+        x_code = apply(network, params, x, None, part, method="encode_x")
+        z_code = apply(network, params, z, None, part, method="encode_z")
+        close(apply(network, params, x_code, z_code, part, method="pairs"), expected)
+        first = jax.tree.map(lambda leaf: leaf[:5], x_code)
+        joint = apply(network, params, first, z_code, part, method="score")
+        close(joint, np.diagonal(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_new_network_are_zero_and_can_move(kind):
+    network = StatisticsNetwork(kind, hidden=8, features=4)
+    x, z = 100 * normal(1, 6, 3), 100 * normal(2, 6, 2)
+    params = jax.jit(network.init)(jax.random.key(3), x, z)["params"]
+    np.testing.assert_array_equal(apply(network, params, x, z), 0)
+    slope = jax.grad(lambda p: (normal(3, 6) * apply(network, p, x, z)).sum())
+    head = jax.jit(slope)(params)["head"]
+    last = head["Dense_1" if kind == "concatenated" else "x_last"]["kernel"]
+    assert np.all(np.any(last != 0, axis=0))
+
+
+@pytest.mark.parametrize("squares", [True, False])
+def test_encoder_padded_columns_change_nothing(squares):
+    # Whatever the weights of the padding are.
+    encoder = Encoder(8, squares)
+    x = normal(0, 5, 3)
+    params = weights(encoder, np.zeros((1, 7)))
+    alone = {name: leaf[:3] if leaf.ndim == 2 else leaf for name, leaf in params.items()}
+    padded = apply(encoder, params, np.pad(x, ((0, 0), (0, 4))), 3)
+    np.testing.assert_allclose(padded, apply(encoder, alone, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 11, 3)])
+def test_encoder_images_equals_two_strided_convolutions(shape):
+    encoder, images = Encoder(6), normal(0, 3, *shape)
+    params = weights(encoder, images)
+    values = jnp.asarray(images)
+    for name, size, channels in (("conv1", 4, 16), ("conv2", 2, 32)):
+        kernel = params[name]["kernel"].reshape(size, size, values.shape[-1], channels)
+        padding = [(0, -side % size) for side in values.shape[1:3]]
+        values = jax.lax.conv_general_dilated(
+            values, kernel, (size, size), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        values = nn.silu(values + params[name]["bias"].reshape(1, 1, 1, -1))
+    expected = dense(params["dense"], np.asarray(values).reshape(3, -1))
+    np.testing.assert_allclose(apply(encoder, params, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_custom_network_pairs_equal_module_on_every_pair():
+    network = CustomNetwork(Bilinear())
+    x, z = normal(1, 4, 5, 7, 3), normal(2, 5, 2)
+    params = weights(network, x[:1], z[:1])
+    assert set(params["module"]) == {"mean", "maps"}
+    x_code = apply(network, params, x, method="encode_x")
+    z_code = apply(network, params, z, method="encode_z")
+    mean, maps = params["module"]["mean"], params["module"]["maps"]
+    expected = (x.reshape(4, -1) - mean) @ maps @ z.T
+    matrix = apply(network, params, x_code, z_code, method="pairs")
+    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        apply(network, params, x, z[:4]), np.diagonal(expected), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_custom_network_wrong_shape_of_scores_raises():
+    with pytest.raises(ValueError, match=r"TwoInputs\(x, z\) must return .*\(4,\), got \(4, 1\)"):
+        CustomNetwork(TwoInputs()).init(jax.random.key(0), normal(1, 4, 3), normal(2, 4, 3))
+
+
+class TwoInputs(nn.Module):
+    """A module that forgets to drop its last axis."""
+
+    @nn.compact
+    def __call__(self, x, z):
+        """From (n, …) and (n, …) to (n, 1)."""
+        return nn.Dense(1)(x + z)
