@@ -285,7 +285,7 @@ def accuracy(rows: Rows, path: str | os.PathLike | None = None) -> Figure:
     lines = math.ceil(len(problems) / columns)
     heights = (4.4, 0.7 + 0.115 * lines)
     fig = Figure(figsize=(7.2, 0.5 + sum(heights)), dpi=DPI, layout="constrained")
-    above, below = fig.subfigures(2, height_ratios=heights)
+    above, below = fig.subfigures(2, squeeze=False, height_ratios=heights)[:, 0]
     ax = above.subplots()
     _draw_against_truth(ax, problems, float(np.median([row["ceiling_nats"] for row in rows])))
     options = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
@@ -341,9 +341,8 @@ def _draw_against_truth(ax: Axes, problems: Sequence[_Problem], ceiling: float) 
     if NEAR_CEILING * ceiling < high:
         top = min(ceiling, high)
         ax.axhspan(NEAR_CEILING * ceiling, top, color=LIMIT, alpha=0.1, linewidth=0)
-        place = {"xy": (0, top), "xytext": (3, -3), "textcoords": "offset points", "va": "top"}
-        at = place | {"xycoords": ax.get_yaxis_transform()}
-        ax.annotate(f"ceiling {ceiling:.2f}", **at, fontsize=SMALL, color=LIMIT)
+        at, style = ax.get_yaxis_transform(), {"va": "top", "fontsize": SMALL, "color": LIMIT}
+        ax.text(0.01, top - 0.01 * high, f"ceiling {ceiling:.2f}", transform=at, **style)
     ax.set_xlim(right=high)
     ax.set_ylim(top=high)
     ax.set_box_aspect(1)

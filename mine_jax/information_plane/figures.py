@@ -31,8 +31,7 @@ VALUE_KEYS = ("mi_nats", "stderr", "reference_nats", "ceiling_nats")
 RECORD_KEYS = ("seed", "epoch", "layer", "variable", "converged", *VALUE_KEYS)
 DESCRIPTION_KEYS = ("dataset", "probe_size", "report_size", "class_entropy_nats", "notice")
 
-DPI = 300
-SMALL, NORMAL = 7, 8  # points
+DPI, SMALL, NORMAL = 300, 7, 8  # sizes of text in points
 INK, GREY, LIMIT = "0.15", "0.45", "#9c2a10"
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#8f4a7b", "#7a6a00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -40,7 +39,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MARKER_SIZES, LINE_WIDTHS = (6.5, 3.5), (2.2, 0.8)  # first and last layer, points
 REFERENCE: Look = {
     **{"linestyle": (0, (3, 2)), "linewidth": 0.8, "zorder": 5},
-    **{"marker": "*", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.7},
+    **{"marker": "*", "markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 0.7},
 }
 MAX_CLOSE_UP = 0.5  # fraction of the range of all values, above which a close-up shows little more
 
@@ -79,19 +78,19 @@ def information_plane(
     norm = Normalize(epochs[0], max(epochs[-1], epochs[0] + 1))
     for ax, view in zip(axes, views, strict=True):
         _draw_paths(ax, table, view, norm)
-        _draw_limit(ax, "x", table.ceiling, _ceiling_label(table, " "))
+        _draw_limit(ax, "x", table.ceiling, f"ceiling {table.ceiling:.2f}")
         _draw_limit(ax, "y", table.entropy, f"H(Y)\n{table.entropy:.2f}")
         ax.set_xlabel(f"I(X; {table.symbol}), lower bound (nats)", fontsize=NORMAL)
         style_axes(ax)
         if len(views) > 1:
-            first, last = epochs[view][[0, -1]]
             name = "All probes" if ax is axes[0] else "Close-up"
-            ax.set_title(f"{name}: epochs {first:g} to {last:g}", fontsize=NORMAL, pad=14)
+            span = "epochs {:g} to {:g}".format(*epochs[view][[0, -1]])
+            ax.set_title(f"{name}: {span}", fontsize=NORMAL, pad=14)
     axes[0].set_ylabel(f"I(Y; {table.symbol}), lower bound (nats)", fontsize=NORMAL)
     if len(epochs) > 1:
         colors = LinearSegmentedColormap.from_list("epoch", ["white", INK])
-        bar = fig.colorbar(ScalarMappable(norm, colors), ax=axes, pad=0.02, aspect=30)
-        bar.locator = MaxNLocator(integer=True)
+        place = {"ax": axes, "pad": 0.02, "aspect": 30, "ticks": MaxNLocator(integer=True)}
+        bar = fig.colorbar(ScalarMappable(norm, colors), **place)
         bar.set_label("epoch (fill of the markers)", fontsize=NORMAL)
         bar.ax.tick_params(labelsize=SMALL)
     return save(fig, path)
@@ -140,7 +139,7 @@ def mi_over_epochs(
             _plot_finite(ax, table.epochs, table.reference[:, i, j], **REFERENCE, color=color)
         name = f"I({variable.upper()}; {table.symbol})"
         ax.set_ylabel(f"{name},\nlower bound (nats)", fontsize=NORMAL)
-    _draw_limit(panels[0], "y", table.ceiling, _ceiling_label(table, "\n"))
+    _draw_limit(panels[0], "y", table.ceiling, f"ceiling\n{table.ceiling:.2f}")
     _draw_limit(panels[1], "y", table.entropy, f"H(Y)\n{table.entropy:.2f}")
     if len(accuracy):
         panels[2].plot(*accuracy.T, color=INK, linewidth=1.0, marker=".", markersize=4)
@@ -161,12 +160,9 @@ class _Table(NamedTuple):
       epochs: (epochs,), ascending.
       looks: layer to its look.
       mi: (seeds, epochs, layers, 2).
-      mean: mean over the seeds, (epochs, layers, 2).
-      stderr: standard error of the mean, (epochs, layers, 2).
-      reference: mean over the seeds, (epochs, layers, 2).
+      mean, stderr, reference: mean over the seeds, with its standard error; (epochs, layers, 2).
       ceiling: largest ceiling of I(X; L).
       entropy: H(Y).
-      report_size: number of test samples.
       symbol: L, or T where the layers are observed with noise.
     """
 
@@ -179,7 +175,6 @@ class _Table(NamedTuple):
     reference: Array
     ceiling: float
     entropy: float
-    report_size: int
     symbol: str
 
 
@@ -203,20 +198,19 @@ def _tabulate(records: Rows, description: Mapping[str, Any], paired: bool = Fals
     mean, stderr = mean_over_seeds(mi, stderr)
     known = ceilings[..., 0][np.isfinite(ceilings[..., 0])]
     sizes, widths = (np.linspace(*ends, len(layers)) for ends in (MARKER_SIZES, LINE_WIDTHS))
+    looks = [
+        look_of(i) | {"markersize": sizes[i], "linewidth": widths[i]} for i in range(len(layers))
+    ]
     return _Table(
         seeds=tuple(seeds),
         epochs=np.asarray(epochs, float),
-        looks={
-            str(layer): look_of(i) | {"markersize": sizes[i], "linewidth": widths[i]}
-            for i, layer in enumerate(layers)
-        },
+        looks=dict(zip(map(str, layers), looks, strict=True)),
         mi=mi,
         mean=mean,
         stderr=stderr,
         reference=mean_over_seeds(reference, np.zeros_like(reference))[0],
         ceiling=float(known.max()) if known.size else math.log(description["report_size"]),
         entropy=float(description["class_entropy_nats"]),
-        report_size=description["report_size"],
         symbol="T" if description.get("noise_std") else "L",
     )
 
@@ -244,8 +238,9 @@ def _described_figure(
     several = len(table.seeds) > 1
     caption = (
         f"{description['dataset']}; n = {description['probe_size']:,} samples, values from "
-        f"{description['report_size']:,} of them; seed{'s' * several} "
-        f"{', '.join(map(str, table.seeds))}. Bars{' and bands' * several}: ± 2 standard errors"
+        f"{description['report_size']:,} of them (test samples); seed{'s' * several} "
+        f"{', '.join(map(str, table.seeds))}. Ceiling: ln(number of test samples). "
+        f"Bars{' and bands' * several}: ± 2 standard errors"
         + (" of the mean over seeds. Thin lines: single seeds." if several else ".")
     )
     if len(table.epochs) == 1:
@@ -258,8 +253,8 @@ def _described_figure(
         )
     if unfinished := sum(not row["converged"] for row in records):
         caption += f" Not converged: {unfinished} of {len(records)} estimates."
-    lost = ~np.isfinite(table.mean).any((0, 2))
-    if names := [layer for layer, gone in zip(table.looks, lost, strict=True) if gone]:
+    known = np.isfinite(table.mean)
+    if names := [layer for i, layer in enumerate(table.looks) if not known[:, i].any()]:
         caption += f" No finite value to draw: {', '.join(names)}."
     add_caption(fig, caption)
     return fig
@@ -267,10 +262,8 @@ def _described_figure(
 
 def _close_up_helps(table: _Table) -> bool:
     """Whether without the first probe the values fill a far smaller part of the plane."""
-    if len(table.epochs) <= 2:
-        return False
     values = [mean[np.isfinite(mean).all(-1)] for mean in (table.mean, table.mean[1:])]
-    if not all(map(len, values)):
+    if len(table.epochs) < 3 or not len(values[1]):
         return False
     whole, later = (np.ptp(known, axis=0) for known in values)
     return bool((later < MAX_CLOSE_UP * whole).any())
@@ -290,15 +283,9 @@ def _draw_paths(ax: Axes, table: _Table, epochs: slice, norm: Normalize) -> None
         ax.errorbar(*mean.T, *half[:, ::-1].T, **bars)
         _plot_finite(ax, *mean.T, **line)
         _plot_finite(ax, *table.reference[epochs, i].T, **REFERENCE, color=look["color"])
-        ax.scatter(
-            *mean.T,
-            s=look["markersize"] ** 2,
-            marker=look["marker"],
-            c=tints(norm(table.epochs[epochs])),
-            edgecolors=look["color"],
-            linewidths=0.7,
-            zorder=4,
-        )
+        shape = {"marker": look["marker"], "s": look["markersize"] ** 2, "zorder": 4}
+        fills = tints(norm(table.epochs[epochs]))
+        ax.scatter(*mean.T, c=fills, edgecolors=look["color"], linewidths=0.7, **shape)
 
 
 def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
@@ -313,13 +300,6 @@ def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
         for k in range(4)
     ]
     ax.add_collection(PolyCollection([*boxes, *sides], facecolors=color, linewidths=0, zorder=0.5))
-
-
-def _ceiling_label(table: _Table, separator: str) -> str:
-    """Return the label of the ceiling, with its formula where it is that of the test samples."""
-    formula = math.isclose(table.ceiling, math.log(table.report_size), abs_tol=1e-4)
-    parts = ["ceiling", *([f"ln {table.report_size:,} ="] if formula else [])]
-    return separator.join([*parts, f"{table.ceiling:.2f}"])
 
 
 def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
@@ -358,7 +338,8 @@ def style_axes(ax: Axes) -> None:
 
 def add_legend(parent: Figure | Axes, looks: Mapping[str, Look], **options: Any) -> None:
     """Add a legend of label to look; `options` as for `matplotlib.legend.Legend`."""
-    lines = [Line2D([], [], **look) for look in looks.values()]
+    size: Look = {"markersize": 4.5}
+    lines = [Line2D([], [], **(size | look)) for look in looks.values()]
     legend = parent.legend(lines, list(looks), fontsize=SMALL, frameon=False, **options)
     legend.get_title().set(fontsize=NORMAL, color=LIMIT)
     for text in (*legend.get_texts(), legend.get_title()):
@@ -404,11 +385,11 @@ def mean_over_seeds(values: Array, stderr: Array) -> tuple[Array, Array]:
 
 def save(fig: Figure, path: str | os.PathLike | None) -> Figure:
     """Write a figure as PNG and, under the same name, as PDF, unless `path` is None; return it."""
-    for suffix in () if path is None else (".png", ".pdf"):
-        target = Path(path).with_suffix(suffix)
+    targets = [Path(path).with_suffix(suffix) for suffix in (".png", ".pdf")] if path else []
+    for target in targets:
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            fig.savefig(partial, format=suffix[1:])
+            fig.savefig(partial, format=target.suffix[1:])
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
