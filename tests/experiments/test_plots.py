@@ -111,7 +111,7 @@ def fit_row(start, epoch, curve, reference=None):
 
 
 def test_warm_start_draws_mean_curves_from_the_cold_first_fit_on():
-    rows = [fit_row("chain", e, [1.0 + e / 10, 2.0 + d]) for e in (4, 8) for d in (0, 1)]
+    rows = [fit_row("chain", e, [1 + e / 10, *end]) for e in (4, 8) for end in ([2.0, 4.0], [3.0])]
     rows += [fit_row("cold", e, [0.0, 1.0, 2.4], reference=3.0) for e in (0, 4, 8)]
     rows += [fit_row("kept", 8, [9.0, 9.0])]
     figure = plots.warm_start(rows, layer="relu3", variable="y")
@@ -120,7 +120,8 @@ def test_warm_start_draws_mean_curves_from_the_cold_first_fit_on():
         for ax in figure.axes[:2]
     ]
     cold = [[0, 0.0], [50, 1.0], [100, 2.4]]
-    assert curves == [[cold, [[0, 1.4], [50, 2.5]], [[0, 1.8], [50, 2.5]]], [cold] * 3]
+    warm = [[[0, start], [50, 2.5], [100, 3.5]] for start in (1.4, 1.8)]  # 3.0 goes on
+    assert curves == [[cold, *warm], [cold] * 3]
     for part in ("Warm start", "Cold start", "reference", "I(Y; T) of relu3, validation samples"):
         assert part in words(figure)
     with pytest.raises(ValueError, match=r"no warm start of I\(X; relu3\)"):
