@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "info_plane.py"
 FILES = {
     *("config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
     *("information_plane.png", "mi_over_epochs.png"),
+    *("information_plane.pdf", "mi_over_epochs.pdf"),
 }
 RECORD = {
     **{"seed": int, "epoch": int, "layer": str, "variable": str, "network": str, "steps": int},
