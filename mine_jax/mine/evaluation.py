@@ -53,8 +53,9 @@ def evaluate(
     training.check_state(state, data, config)
     order = jax.random.permutation(key, data.x.measured.shape[1])
     rows = jnp.tile(order[None], (len(data.x.index), 1))
-    values = evaluate_rows(state, data, rows, config)
-    return training.squeeze(values[FORMS.index(form)], x, z)
+    value = evaluate_rows(state, data, rows, config)[FORMS.index(form)]
+    influence = value.influence[:, jnp.argsort(order)]  # in the order of the samples
+    return training.squeeze(value._replace(influence=influence), x, z)
 
 
 @jit(static_argnames=("config",))

@@ -115,7 +115,7 @@ def ascend(
     next_state = MineState(
         params, average, opt_state, state.gaussian, log_partition, state.steps + 1
     )
-    return next_state, MineInfo(-loss, optax.global_norm(gradient))
+    return next_state, MineInfo(-loss, optax.tree.norm(gradient))
 
 
 def score_batch(

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from jax.scipy.special import logsumexp
 
 from mine_jax.mine import bounds
 
@@ -182,17 +181,6 @@ def sums_of(matrix):
     return bounds.Sums(*(jnp.asarray(part, jnp.float32) for part in parts))
 
 
-def optimal_scores(x, noise, rho):
-    """The log density ratio of Gaussian pairs with unit variances, for each x with each z."""
-    z = rho * x + np.sqrt(1 - rho**2) * noise
-    squares = (x**2).sum(-1)[:, None] + (z**2).sum(-1)[None, :]
-    return (rho * x @ z.T - rho**2 * squares / 2) / (1 - rho**2) + information(x.shape[1], rho)
-
-
-def information(dimension, rho):
-    return -dimension / 2 * np.log(1 - rho**2)
-
-
 @pytest.mark.parametrize("form", FORMS)
 @given(matrix=hnp.arrays(np.float32, (6, 6), elements=st.floats(-15, 15, width=32)))
 def test_held_out_any_scores_equals_its_definition(form, matrix):
@@ -200,66 +188,24 @@ def test_held_out_any_scores_equals_its_definition(form, matrix):
 
 
 @given(MATRICES)
-def test_held_out_infonce_any_scores_is_at_most_log_of_samples(matrix):
-    result = held_out(sums_of(matrix), "infonce")
+def test_held_out_huge_scores_is_finite_and_infonce_at_most_log_of_samples(matrix):
+    result, other = (held_out(sums_of(matrix), form) for form in ("infonce", "donsker_varadhan"))
     assert result.nats <= np.log(6) + 1e-6
-    assert np.isfinite(result.stderr)
-
-
-@pytest.mark.parametrize("level", [-1e4, 1e4])
-@pytest.mark.parametrize("form", ["donsker_varadhan", "infonce"])
-def test_held_out_constant_added_to_scores_changes_nothing(form, level):
-    matrix = normal(0, 6, 6)
-    plain, moved = (held_out(sums_of(matrix + add), form) for add in (0, level))
-    # A float32 of 1e4 has steps of 1e-3.
-    np.testing.assert_allclose(moved.nats, plain.nats, atol=4e-3)
-    np.testing.assert_allclose(moved.stderr, plain.stderr, atol=4e-3)
+    assert np.isfinite([result.stderr, other.nats, other.stderr]).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_held_out_influence_and_stderr_are_those_of_resampling(form):
-    n, step = 120, 1e-5
-    draws = np.random.default_rng(1).standard_normal((2, n, 1))
-    matrix = optimal_scores(*draws, 0.8) + (form == "nwj")
-    result = held_out(sums_of(matrix), form)
-    # A sample's weight pulls the value from the mean of the influences towards its influence.
-    derivative = [
-        np.subtract(*(naive_value(matrix, form, 1 + sign * n * step * row) for sign in (1, -1)))
-        for row in np.eye(n)
-    ]
-    centred = result.influence - np.mean(result.influence)
-    np.testing.assert_allclose(centred, np.array(derivative) / (2 * step), rtol=1e-3, atol=1e-3)
+def test_held_out_stderr_is_that_of_jackknife(form):
+    n, rho = 120, 0.8
+    x, noise = np.random.default_rng(1).standard_normal((2, n))
+    z = rho * x + np.sqrt(1 - rho**2) * noise
+    # The log density ratio but for a constant, which matters to NWJ.
+    quadratic = rho * np.outer(x, z) - rho**2 * np.add.outer(x**2, z**2) / 2
+    matrix = quadratic / (1 - rho**2) + 1 - np.log(1 - rho**2) / 2
     parts = (np.delete(np.delete(matrix, i, 0), i, 1) for i in range(n))
     without = np.array([naive_value(part, form) for part in parts])
     jackknife = np.sqrt((n - 1) * without.var())
-    np.testing.assert_allclose(result.stderr, jackknife, rtol=0.04)
-
-
-def test_held_out_stderr_is_spread_over_data_sets():
-    n, repeats, dimension, rho = 150, 200, 2, 0.7
-
-    def sums(matrix):
-        scores = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, matrix)
-        softmax = jnp.exp(scores - logsumexp(matrix, axis=1)[:, None])
-        sums = (logsumexp(scores, axis=1), logsumexp(scores, axis=0), logsumexp(2 * scores))
-        return bounds.Sums(jnp.diagonal(matrix), *sums, jnp.sum(softmax, 0), jnp.asarray(n - 1.0))
-
-    def one(key):
-        matrix = optimal_scores(*jax.random.normal(key, (2, n, dimension)), rho)
-        return [bounds.held_out(sums(matrix + (form == "nwj")), form) for form in FORMS]
-
-    keys = jax.random.split(jax.random.key(0), repeats)
-    exact = information(dimension, rho)
-    for form, result in zip(FORMS, jax.jit(lambda k: jax.lax.map(one, k))(keys), strict=True):
-        spread = np.std(result.nats, ddof=1)
-        # The spread of 200 values is itself off by 5 %.
-        assert abs(np.mean(result.stderr) / spread - 1) < 0.15, form
-        error, noise = np.mean(result.nats) - exact, spread / np.sqrt(repeats)
-        # InfoNCE over n pairs falls short by about the variance of the ratios over 2n.
-        short = 0.06 if form == "infonce" else 0.02
-        assert -4 * noise - short < error < 4 * noise, form
-        if form != "infonce":  # two standard errors hold the information as often as they should
-            assert np.mean(np.abs(result.nats - exact) < 2 * result.stderr) > 0.9, form
+    np.testing.assert_allclose(held_out(sums_of(matrix), form).stderr, jackknife, rtol=0.04)
 
 
 def test_held_out_too_few_samples_or_unknown_bound_raises():

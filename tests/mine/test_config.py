@@ -71,8 +71,3 @@ def test_published_hidden_is_width_of_plain_perceptron():
         "head": {"Dense_0": inner, "Dense_1": inner, "Dense_2": {"kernel": (24, 1), "bias": (1,)}},
     }
     assert state.gaussian is None
-
-
-def test_published_corrected_gradient_selects_its_bound():
-    assert MineConfig.published().bound == "donsker_varadhan"
-    assert MineConfig.published(corrected_gradient=True).bound == "mine"

@@ -26,9 +26,10 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.mark.parametrize("mapper", ["vmap", "map"])
-def test_evaluate_stack_equals_definition_over_all_pairs(mapper):
+def test_evaluate_stack_equals_definition_over_all_pairs(mapper, monkeypatch):
+    monkeypatch.setitem(evaluation.BLOCK_ROWS, True, 16)  # three blocks, the last one not full
     config = replace(CONFIG, mapper=mapper)
-    x, z = equal_widths(300)  # more than a block of rows
+    x, z = equal_widths(41)
     state = randomize(mine.init(KEY, x, z, config))
     for form in ("donsker_varadhan", "infonce"):
         result = mine.evaluate(jax.random.key(3), state, x, z, config, form)

@@ -12,26 +12,10 @@ from mine_jax.mine.gaussian import MAX_DEVIATIONS, GaussianPart
 from .common import normal
 
 
-def part_of(cross, x_square, z_square):
-    coefficients = (jnp.asarray(values, jnp.float32) for values in (cross, x_square, z_square))
-    return gaussian.zero(3, 2, len(cross))._replace(
-        **dict(zip(("cross", "x_square", "z_square"), coefficients, strict=True))
-    )
-
-
-def test_score_by_hand_equals_formula_and_expansion():
-    part = part_of([1.0, 2.0], [3.0, 0.5], [0.0, 1.0])
-    u, v = jnp.array([[2.0, -1.0]]), jnp.array([[5.0, 4.0]])
-    # 1·(2 − 5)²/2 + 2·(−1 − 4)²/2 + 3·4 + 0.5·1 + 0·25 + 1·16
-    expected = [-(4.5 + 25 + 12 + 0.5 + 0 + 16)]
-    np.testing.assert_allclose(gaussian.score(part, u, v), expected)
-    (f, a), (g, b) = gaussian.x_features(part, u), gaussian.z_features(part, v)
-    np.testing.assert_allclose(jnp.sum(f * g, -1) + a + b, expected)
-
-
 def test_score_near_correlation_one_keeps_its_digits():
     # A difference of 1e-3, squared: the terms of its expansion are a million times that.
-    part = part_of([5e6], [-0.25], [-0.25])
+    coefficients = zip(("cross", "x_square", "z_square"), (5e6, -0.25, -0.25), strict=True)
+    part = gaussian.zero(3, 2, 1)._replace(**{name: jnp.full(1, c) for name, c in coefficients})
     u = np.array([[1.0], [2.0], [-3.0]], np.float32)
     v = u + np.float32(1e-3)
     a, b = np.float64(u)[:, 0], np.float64(v)[:, 0]

@@ -1,0 +1,165 @@
+"""Tests of `make_estimate` on constructed values: forms, ceiling, errors, warnings."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from mine_jax.estimate.result import (
+    MAX_INFLUENCE_NATS,
+    MAX_INFLUENCE_STDERR,
+    make_estimate,
+    max_drop,
+)
+from mine_jax.mine import FitInfo, HeldOut, MineConfig
+
+NUM_TEST = 100
+CEILING = math.log(NUM_TEST)
+# A sample that lowers the value of two folds by more than the limit in nats and in errors.
+ONE_SAMPLE = np.zeros((2, NUM_TEST))
+ONE_SAMPLE[1, 3] = -40.0
+
+
+def held_out(nats, stderr=0.05, influence=None, size=NUM_TEST):
+    """Values of two folds; influences are spread a little."""
+    nats = np.broadcast_to(np.asarray(nats, float), 2)
+    if influence is None:
+        influence = np.random.default_rng(0).normal(0, 0.1, (2, size))
+    return HeldOut(nats, np.broadcast_to(stderr, 2), np.asarray(influence))
+
+
+def make(
+    *,
+    nats=1.0,
+    infonce=0.9,
+    validation=1.0,
+    validation_infonce=0.9,
+    train=1.0,
+    stderr=0.05,
+    influence=None,
+    num_validation=50,
+    converged=(True, True),
+    finite=(True, True),
+    **config,
+):
+    """Make an estimate of two folds."""
+    info = FitInfo(
+        steps_at=np.array([0, 50, 100]),
+        batch_nats=np.zeros((3, 2)),
+        validation_nats=np.ones((3, 2)),
+        best_step=np.array([50, 100]),
+        steps=np.array([100, 50]),
+        converged=np.array(converged),
+        finite=np.array(finite),
+    )
+    return make_estimate(
+        (held_out(nats, stderr, influence), held_out(infonce, 2 * np.asarray(stderr), influence)),
+        (
+            held_out(validation, size=num_validation),
+            held_out(validation_infonce, size=num_validation),
+        ),
+        (np.broadcast_to(train, 2), np.full(2, 0.7)),
+        info,
+        "state",
+        MineConfig(**config),
+    )
+
+
+def test_make_estimate_averages_folds_and_has_no_warning():
+    estimate = make(nats=[1.0, 1.4], stderr=[0.03, 0.04], train=[1.2, 1.4])
+    assert float(estimate) == estimate.nats == pytest.approx(1.2)
+    assert estimate.stderr == pytest.approx(math.hypot(0.03, 0.04) / 2)
+    assert estimate.validation_nats == pytest.approx(1.0)
+    assert estimate.validation_stderr == pytest.approx(0.05 / math.sqrt(2))
+    assert estimate.train_nats == pytest.approx(1.3)
+    assert estimate.ceiling_nats == CEILING
+    assert (estimate.steps, estimate.converged, estimate.form) == (100, True, "donsker_varadhan")
+    assert estimate.warnings == ()
+
+
+def test_make_estimate_form_follows_validation_of_each_fold():
+    mixed = make(nats=[1.0, 2.0], infonce=[0.5, 0.8], validation_infonce=[0.9, 1.1], train=1.1)
+    assert mixed.form == "mixed"
+    assert mixed.nats == pytest.approx((1.0 + 0.8) / 2)
+    assert mixed.train_nats == pytest.approx((1.1 + 0.7) / 2)
+    assert mixed.stderr == pytest.approx(math.hypot(0.05, 0.1) / 2)
+    # Near the ceiling Donsker–Varadhan is not trusted.
+    near = make(validation=CEILING - 0.9)
+    assert (near.form, near.nats) == ("infonce", pytest.approx(0.9))
+    assert make(validation_infonce=1.1).form == "infonce"
+    assert make(form="infonce").nats == pytest.approx(0.9)
+    assert make(validation_infonce=1.1, form="donsker_varadhan").nats == pytest.approx(1.0)
+    assert make(bound="nwj").form == "nwj"
+
+
+def test_make_estimate_value_above_ceiling_is_capped():
+    estimate = make(nats=CEILING + 1, train=CEILING)
+    assert estimate.nats == estimate.ceiling_nats
+
+
+AT_CEILING = "Near the ceiling of 4.61 nats, .* 100 test samples"
+
+
+@pytest.mark.parametrize(
+    ("changes", "warnings"),
+    [
+        ({"nats": [np.nan, 1.0]}, ["The value is nan"]),
+        ({"finite": (True, False)}, ["A network diverged"]),
+        ({"finite": (True, False), "converged": (True, False)}, ["A network diverged"]),
+        ({"converged": (True, False), "max_steps": 77}, ["Not converged.*limit of 77 steps"]),
+        ({"num_validation": 19}, ["Only 19 validation samples"]),
+        ({"num_validation": 20}, []),
+        (
+            {"nats": 0.0, "train": 0.0, "influence": np.zeros((2, 100))},
+            ["did not improve on T = 0"],
+        ),
+        (
+            {"nats": 0.0, "train": 0, "influence": np.ones((2, 100)), "converged": (False, False)},
+            ["did not improve on T = 0"],
+        ),
+        ({"nats": 0.0, "train": 0.0}, []),  # the influences tell that T is not constant
+        ({"nats": CEILING, "train": 4, "influence": np.zeros((2, 100))}, [AT_CEILING]),
+        ({"nats": CEILING - 1.05, "train": 3}, [AT_CEILING]),  # less than 2 standard errors below
+        ({"nats": CEILING - 1.1, "train": 3}, []),
+        ({"validation": [CEILING - 0.9, 1.0]}, [AT_CEILING]),
+        ({"validation": [CEILING - 1.1, 1.0]}, []),
+        ({"validation": CEILING - 0.9, "form": "donsker_varadhan"}, []),
+        ({"influence": ONE_SAMPLE}, ["One test sample lowers the estimate by at least 0.20 nats"]),
+        ({"train": 1.32}, ["Over-fitted: 1.32 nats on training samples"]),
+        ({"train": 1.29}, []),
+        ({"nats": 0.1, "train": 0.22}, []),
+        ({"nats": 0.1, "train": 0.32}, ["Over-fitted"]),
+    ],
+)
+def test_make_estimate_warns_under_its_conditions_only(changes, warnings):
+    found = make(**changes).warnings
+    assert len(found) == len(warnings), found
+    for text, expected in zip(found, warnings, strict=True):
+        assert re.search(expected, text), text
+
+
+def test_max_drop_limits_are_nats_and_standard_errors():
+    influence = ONE_SAMPLE + 100  # the constant of T shifts all alike
+    drop = (40 - 40 / NUM_TEST) / influence.size
+    assert max_drop(influence, stderr=0.0) == pytest.approx(drop)
+    assert max_drop(influence, stderr=0.99 * drop / MAX_INFLUENCE_STDERR) == pytest.approx(drop)
+    assert max_drop(influence, stderr=1.01 * drop / MAX_INFLUENCE_STDERR) == 0
+    assert max_drop(-ONE_SAMPLE, stderr=0.0) == 0  # it raises the value
+    for factor, expected in ((1.01, MAX_INFLUENCE_NATS), (0.99, 0)):
+        scale = factor * MAX_INFLUENCE_NATS / drop
+        assert max_drop(scale * ONE_SAMPLE, stderr=0.0) == pytest.approx(expected, rel=0.02)
+
+
+def test_estimate_is_frozen_pytree():
+    estimate = make()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        estimate.nats = 1.0
+    leaves, tree = jax.tree.flatten(estimate)
+    again = jax.tree.unflatten(
+        tree, [2 * leaf if isinstance(leaf, float) else leaf for leaf in leaves]
+    )
+    assert again.nats == 2 * estimate.nats
+    assert (again.warnings, again.form) == (estimate.warnings, estimate.form)
