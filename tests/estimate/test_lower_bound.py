@@ -103,9 +103,13 @@ def assert_estimates(estimate, nats):
     assert 0 < estimate.stderr < 0.06
 
 
-def assert_same(estimate, other, tolerance=1e-3):
-    assert estimate.nats == pytest.approx(other.nats, abs=tolerance)
-    np.testing.assert_allclose(estimate.influence, other.influence, atol=10 * tolerance)
+def assert_same(estimate, other):
+    assert estimate.nats == pytest.approx(other.nats, abs=1e-3)
+    # The constant of T means nothing.
+    influence, expected = (
+        each.influence - each.influence.mean(axis=1, keepdims=True) for each in (estimate, other)
+    )
+    np.testing.assert_allclose(influence, expected, atol=5e-3)
 
 
 def shapes(tree):
@@ -344,7 +348,7 @@ def test_prepare_pairs_convolutional_keeps_images():
 
 
 @given(
-    n=st.sampled_from([20, 97, 300]),
+    n=st.sampled_from([40, 97]),
     folds=st.integers(2, 6),
     validation_fraction=st.floats(0.1, 0.4),
     cross_fit=st.booleans(),
@@ -440,7 +444,6 @@ def test_lower_bound_init_that_does_not_fit_is_named():
         (named["narrow"], 3, "init must be an Estimate or its state, got int"),
         (named, {"a": state}, r"init must have the names of z, \['narrow', 'wide'\], got \['a'\]"),
         (named, state, "init must have the names of z.*got MineState"),
-        (named["narrow"], {"z": state, "y": state}, r"init must have the names of z, \['z'\]"),
         (named["wide"], state, r"z_encoder.*is \(5, 3, 16\), expected \(5, 5, 16\)"),
     ]:
         with pytest.raises(ValueError, match=message):

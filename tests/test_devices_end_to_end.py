@@ -1,0 +1,64 @@
+"""Tests of `lower_bound` on several devices: the values of one device."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mine_jax import devices, lower_bound
+from mine_jax.mine import MineConfig
+
+# The mesh divides batches, and validation and test samples.
+CONFIG = MineConfig(
+    hidden=16, features=8, batch_size=64, check_every=10, max_steps=30, folds=2, patience=9
+)
+PROGRAM = """
+import pickle, sys
+from pathlib import Path
+import jax
+from mine_jax import devices
+from test_devices_end_to_end import estimate
+
+folder = Path(sys.argv[1])
+with devices.use(2):
+    warm = estimate(pickle.loads((folder / "states").read_bytes()))
+(folder / "warm").write_bytes(pickle.dumps(warm))
+"""
+
+
+def estimate(init=None):
+    """Return nats, influences and states of two arrays of different widths by name."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(480, 4))
+    named = {"wide": x + rng.normal(size=x.shape), "narrow": x[:, :2] ** 2 + x[:, 2:]}
+    estimates = lower_bound(x, named, config=CONFIG, init=init)
+    return {name: (each.nats, each.influence, each.state) for name, each in estimates.items()}
+
+
+def test_lower_bound_warm_start_on_two_devices_equals_one_device(tmp_path):
+    cold = estimate()
+    states = {name: state for name, (_, _, state) in cold.items()}
+    (tmp_path / "states").write_bytes(pickle.dumps(states))
+    folder = Path(__file__).parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join((str(folder.parent), str(folder))),
+    }
+    command = [sys.executable, "-c", PROGRAM, tmp_path]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        expected = estimate(states)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    warm = pickle.loads((tmp_path / "warm").read_bytes())
+    for name, (nats, influence, _) in expected.items():
+        other_nats, other_influence, state = warm[name]
+        assert abs(other_nats - nats) < 1e-3
+        assert nats != cold[name][0]  # the warm start trains
+        centred = (each - each.mean(axis=1, keepdims=True) for each in (other_influence, influence))
+        np.testing.assert_allclose(*centred, atol=5e-3)
+        assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, states[name])
