@@ -10,6 +10,7 @@ layers are observed with Gaussian noise, and exact values stand beside the estim
 """
 
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -162,6 +163,26 @@ def first_process_first(function: Callable[[], Any]) -> Any:
     return result if common.is_first_process() else function()
 
 
+def value_table(rows: list[dict[str, Any]], training: list[dict[str, Any]]) -> str:
+    """Return a table of the reported values in nats by epoch, means over the seeds."""
+    pairs = list(dict.fromkeys((row["variable"], row["layer"]) for row in rows))
+    lines = []
+    for epoch in sorted({row["epoch"] for row in rows}):
+        accuracy = common.mean(r["test_accuracy"] for r in training if r["epoch"] == epoch)
+        line = [str(epoch), f"{accuracy:.2%}"]
+        for pair in pairs:
+            same = [r for r in rows if (r["epoch"], r["variable"], r["layer"]) == (epoch, *pair)]
+            nats, stderr, own, reference = (
+                common.mean(math.nan if row[name] is None else row[name] for row in same)
+                for name in ("mi_nats", "stderr", "own_nats", "reference_nats")
+            )
+            other = own if math.isnan(reference) else reference
+            line.append(f"{nats:.2f} ± {stderr:.2f} ({common.number(other, '.2f')})")
+        lines.append(line)
+    names = [f"I({variable.upper()};{layer})" for variable, layer in pairs]
+    return common.markdown_table(["epoch", "accuracy", *names], lines)
+
+
 def experiment() -> None:
     """Validate, load, run, draw, print."""
     with common.user_errors():
@@ -200,10 +221,14 @@ def experiment() -> None:
     figures.information_plane(rows, description, path / "information_plane.png")
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
     if FLAGS.publish:
-        names = ["information_plane_noise"] if config.noise_std else FIGURES
-        paths = [path / f"{name}.png" for name in names]
+        suffix = "_noise" if config.noise_std else "_poster" if FLAGS.preset == "poster" else ""
+        paths = [path / f"{name}{suffix}.png" for name in FIGURES]
         figures.information_plane(rows, description, paths[0])
-        common.write_page(names[0], "The information plane of LeNet-5", sentences, paths)
+        figures.mi_over_epochs(rows, result.training, description, paths[1])
+        brackets = "the reference" if config.noise_std else "the value of the layer's own network"
+        note = f"Nats, with standard errors; in brackets {brackets}."
+        body = "\n\n".join([note, value_table(rows, result.training), sentences])
+        common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
     end = time.perf_counter()
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]
     print(f"\nFindings\n{sentences}\n\nFinal test accuracy {', '.join(accuracies)}")
