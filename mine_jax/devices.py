@@ -59,7 +59,8 @@ def networks_mesh() -> Mesh | None:
     """
     local = jax.local_devices()
     sharded = bool(jax.sharding.get_abstract_mesh().axis_names)
-    if local[0].platform != "cpu" or len(local) == 1 or sharded or jax.config.jax_default_device:
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if local[0].platform != "cpu" or len(local) == 1 or sharded or chosen is not None:
         return None
     return Mesh(np.array(local), (NETWORKS_AXIS,))
 

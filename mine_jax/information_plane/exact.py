@@ -126,7 +126,8 @@ def noisy_layer(
     for name, count, least in (("draws", draws, 1), ("block", block, 1), ("rows", rows, 2)):
         if count is not None and operator.index(count) < least:
             raise ValueError(f"{name} must be at least {least}, got {count}")
-    codes, class_sizes = np.zeros(n, np.int32), np.array([n])
+    codes: np.ndarray = np.zeros(n, np.int32)
+    class_sizes: np.ndarray = np.array([n])
     if labels is not None:
         classes = np.asarray(labels)
         if classes.shape != (n,):

@@ -285,7 +285,8 @@ def _draw_paths(ax: Axes, table: _Table, epochs: slice, norm: Normalize) -> None
         _plot_finite(ax, *table.reference[epochs, i].T, **REFERENCE, color=look["color"])
         shape = {"marker": look["marker"], "s": look["markersize"] ** 2, "zorder": 4}
         fills = tints(norm(table.epochs[epochs]))
-        ax.scatter(*mean.T, c=fills, edgecolors=look["color"], linewidths=0.7, **shape)
+        edge = {"edgecolors": look["color"], "linewidths": 0.7}
+        ax.scatter(mean[:, 0], mean[:, 1], c=fills, **edge, **shape)
 
 
 def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
@@ -304,7 +305,7 @@ def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
 
 def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:
     """Draw a line at a limit on the axis "x" or "y", and its label outside the axes."""
-    style = {"fontsize": SMALL, "color": LIMIT, "textcoords": "offset points"}
+    style: dict[str, Any] = {"fontsize": SMALL, "color": LIMIT, "textcoords": "offset points"}
     # Unlike the lines, data limits keep a margin.
     ax.update_datalim([(limit, limit)], updatex=axis == "x", updatey=axis == "y")
     ax.autoscale_view()

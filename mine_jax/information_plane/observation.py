@@ -5,7 +5,7 @@ exact over the probed images up to Monte Carlo (`exact.noisy_layer`).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +167,9 @@ def observe(
     noise_key, reference_key = jax.random.split(key)
     rows = MAX_REFERENCE_ROWS_WIDE if flat.shape[1] > WIDE_LAYER else MAX_REFERENCE_ROWS
     reference = exact.noisy_layer(reference_key, flat, noise_std, labels, rows=rows)
-    noise = noise_std * np.asarray(jax.random.normal(noise_key, flat.shape))
+    noise: Any = noise_std * np.asarray(jax.random.normal(noise_key, flat.shape))
     mean = flat.mean(axis=0, dtype=np.float64) + noise.mean(axis=0, dtype=np.float64)
-    without_noise = flat - mean.astype(np.float32)
+    without_noise: Any = flat - mean.astype(np.float32)
     unit = math.sqrt(np.mean(np.square(without_noise + noise), dtype=np.float64))
     without_noise, noise = without_noise / unit, noise / unit
     if layer.shape[1] > preparation.MAX_RANKED_COLUMNS:

@@ -1,6 +1,7 @@
 """What the tests of MINE share: small samples, and bounds and scores written out in float64."""
 
 import functools
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -40,6 +41,10 @@ class Bilinear(nn.Module):
         return jnp.sum((x - mean[None]) @ maps * z, axis=1)
 
 
+BILINEAR = replace(CONFIG, network=Bilinear())
+close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+
+
 def normal(seed, *shape, scale=1.0):
     return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
@@ -68,14 +73,11 @@ def randomize(state, seed=0, scale=0.4):
     """Draw all weights afresh, the moving average and the Gaussian part included."""
     rng = np.random.default_rng(seed)
 
-    def draw(leaf):
-        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+    def draw(tree):
+        return jax.tree.map(lambda leaf: jnp.float32(scale * rng.normal(size=leaf.shape)), tree)
 
-    return state._replace(
-        params=jax.tree.map(draw, state.params),
-        average=jax.tree.map(draw, state.average),
-        gaussian=jax.tree.map(draw, state.gaussian),
-    )
+    names = ("params", "average", "gaussian")
+    return state._replace(**{name: draw(getattr(state, name)) for name in names})
 
 
 def network(tree, i=0):

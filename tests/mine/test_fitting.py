@@ -11,10 +11,11 @@ from mine_jax import mine
 from mine_jax.mine import MineConfig, MineState, fitting, stack, training
 
 from .common import (
+    BILINEAR,
     CONFIG,
     KEY,
-    Bilinear,
     assert_trees_equal,
+    close,
     equal_widths,
     labels,
     network,
@@ -24,9 +25,7 @@ from .common import (
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 TRAIN, VALIDATION, TEST = np.arange(120), np.arange(120, 200), np.arange(200, 240)
-SMALL = replace(
-    CONFIG, network=Bilinear(), bound="mine", partition_weight=0.3, reported_state="last"
-)
+SMALL = replace(BILINEAR, bound="mine", partition_weight=0.3, reported_state="last")
 MAPPERS = pytest.mark.parametrize("mapper", ["vmap", "map"])
 
 
@@ -66,32 +65,24 @@ def test_fit_warm_and_fresh_networks_equal_separate_fits(mapper):
         alone, separate = fitted_alone(i, name)
         got, expected = network(state, i), network(alone)
         assert got.steps == got.opt_state[0].count == (90, 30)[i]
-        np.testing.assert_allclose(got.log_partition, expected.log_partition, atol=1e-4)
-        np.testing.assert_allclose(info.validation_nats[:, i], separate.validation_nats, atol=1e-4)
-        np.testing.assert_allclose(info.batch_nats[:, i], separate.batch_nats, atol=1e-4)
-        for leaf, other in zip(*map(jax.tree.leaves, (got.params, expected.params)), strict=True):
-            np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-4)
+        close(info.validation_nats[:, i], separate.validation_nats)
+        close(info.batch_nats[:, i], separate.batch_nats)
+        close(got.log_partition, expected.log_partition)
+        jax.tree.map(functools.partial(close, rtol=1e-3), got.params, expected.params)
 
 
-@functools.cache
-def padded_start():
-    """Networks of three and of seven columns with a Gaussian part; the first one alone, too."""
+def test_fit_padded_network_equals_separate_fit():
     x, z = samples()
     both = mine.init(KEY, x, z, CONFIG)
     shapes = jax.eval_shape(lambda: mine.init(KEY, x, z["narrow"], CONFIG))
     alone = stack.resize(stack.select(both, slice(0, 1)), shapes)
     alone = alone._replace(gaussian=jax.tree.map(lambda leaf: leaf + 0.3, alone.gaussian))
-    narrow = stack.resize(alone, stack.select(both, slice(0, 1)))
-    both = stack.concatenate([narrow, stack.select(both, slice(1, 2))])
-    return both, fit(alone, x, z["narrow"], CONFIG)[1]
-
-
-@MAPPERS
-def test_fit_padded_network_equals_separate_fit(mapper):
-    both, separate = padded_start()
-    state, info = fit(both, *samples(), replace(CONFIG, mapper=mapper))
-    np.testing.assert_allclose(info.validation_nats[:, 0], separate.validation_nats, atol=1e-4)
-    np.testing.assert_allclose(info.batch_nats[:, 0], separate.batch_nats, atol=1e-4)
+    padded = stack.resize(alone, stack.select(both, slice(0, 1)))
+    both = stack.concatenate([padded, stack.select(both, slice(1, 2))])
+    state, info = fit(both, x, z, replace(CONFIG, mapper="vmap"))
+    _, separate = fit(alone, x, z["narrow"], CONFIG)
+    close(info.validation_nats[:, 0], separate.validation_nats)
+    close(info.batch_nats[:, 0], separate.batch_nats)
     for tree in (state.params, state.average):
         encoder = network(tree)["z_encoder"]
         for name in ("columns", "squares"):
@@ -181,13 +172,13 @@ def test_fit_huge_learning_rate_ends_with_finite_state():
         assert np.all(np.isfinite(leaf))
 
 
-def test_fit_labels_learns_less_than_their_entropy():
+def test_fit_labels_learns_and_stays_below_their_entropy():
     x, y = samples()[0], labels()
     config = replace(SMALL, bound="infonce")
     _, info = fit(mine.init(KEY, x, y, config), x, y, config)
     fractions = y.mean(0)
     entropy = -(fractions * np.log(fractions)).sum()
-    assert 0.1 < info.validation_nats.max() < entropy
+    assert info.validation_nats[0] + 0.2 < info.validation_nats[-1] < entropy
     assert info.steps.shape == info.finite.shape == ()
 
 
@@ -208,9 +199,7 @@ def scripted(monkeypatch):
     """A fit with given validation values; its state counts steps. Returns its rates, too."""
 
     def run(*values, **changes):
-        config = replace(
-            CONFIG, **{"patience": 2, "min_improvement": 0.01, "max_steps": 900} | changes
-        )
+        config = replace(CONFIG, patience=2, min_improvement=0.01, **{"max_steps": 900} | changes)
         script, rates = iter(values), []
 
         def train_chunk(state, active, rate, *_):
@@ -231,35 +220,24 @@ def scripted(monkeypatch):
     return run
 
 
-A_THIRD = 1 / 3
+DROP = 1 / fitting.LR_DROP
 DECISIONS = {
     # 0.505 is better than 0.5 but no improvement; then 0.4: a drop. 0.3, 0.2: the end.
-    "drop, then end": (
-        ([0.0, 0.5, 0.505, 0.4, 0.3, 0.2], {}),
-        ([1, 1, 1, A_THIRD, A_THIRD], 20, True),
-    ),
-    "an improvement restarts patience": (
-        ([0.0, 0.1, 0.05, 0.2, 0.15, 0.3, 0.2], {}),
-        ([1, 1, 1, 1, 1, 1], 50, False),
-    ),
-    "whole checks": (([0.0, 0.1, 0.2, 0.3], {"max_steps": 21}), ([1, 1, 1], 30, False)),
-    "the start is best": (([0.5, 0.4, 0.3, 0.2, 0.1], {}), ([1, 1, A_THIRD, A_THIRD], 0, True)),
-    "no longer finite": (
-        ([0.0, 0.2, np.nan, 0.3, -np.inf], {}),
-        ([1, 1, A_THIRD, A_THIRD], 30, True),
-    ),
-    "a start that is not finite": (([np.nan, -1.0, -0.5], {}), ([1, 1], 20, False)),
+    "drop, then end": ([0, 0.5, 0.505, 0.4, 0.3, 0.2], [1, 1, 1, DROP, DROP], 20, True),
+    "patience restarts": ([0, 0.1, 0.05, 0.2, 0.15, 0.3, 0.2], [1, 1, 1, 1, 1, 1], 50, False),
+    "start is best": ([0.5, 0.4, 0.3, 0.2, 0.1], [1, 1, DROP, DROP], 0, True),
+    "not finite": ([0, 0.2, np.nan, 0.3, -np.inf], [1, 1, DROP, DROP], 30, True),
+    "start is not finite": ([np.nan, -1, -0.5], [1, 1], 20, False),
 }
 
 
 @pytest.mark.parametrize("case", DECISIONS)
 def test_fit_decisions_of_one_network_are_its_own(scripted, case):
-    (values, changes), (rates, best_step, converged) = DECISIONS[case]
+    values, rates, best_step, converged = DECISIONS[case]
     rising, last = np.arange(len(values)) / 10, 10 * (len(values) - 1)
-    steps, info, got_rates = scripted(
-        *zip(values, rising, strict=True), **{"max_steps": last} | changes
-    )
-    np.testing.assert_allclose(got_rates, np.stack([rates, np.ones(len(rates))], 1), rtol=1e-6)
+    # The limit is rounded up to whole checks.
+    steps, info, got = scripted(*zip(values, rising, strict=True), max_steps=last - 9)
+    np.testing.assert_allclose(got, np.stack([rates, np.ones(len(rates))], 1), rtol=1e-6)
     np.testing.assert_array_equal(info.steps_at, np.arange(0, last + 1, 10))
     np.testing.assert_array_equal(info.steps, last)
     np.testing.assert_array_equal(info.best_step, [best_step, last])

@@ -11,7 +11,7 @@ import pytest
 from mine_jax.mine.gaussian import GaussianPart
 from mine_jax.mine.statistics_network import KINDS, CustomNetwork, Encoder, StatisticsNetwork
 
-from .common import Bilinear, normal
+from .common import Bilinear, close, normal
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -79,7 +79,6 @@ def test_scores_equal_formula(kind, depth):
     x, z = 3 * normal(1, 6, 3), 3 * normal(2, 5, 2)
     params = weights(network, x[:1], z[:1])
     neural, full = naive_scores(kind, depth, params, x, z)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     close(apply(network, params, x[:5], z), np.diagonal(neural))
     for part, expected in ((None, neural), (PART, full)):
         x_code = apply(network, params, x, None, part, method="encode_x")
@@ -98,7 +97,7 @@ def test_encoder_padded_columns_change_nothing(squares):
     params = weights(encoder, np.zeros((1, 7)))
     alone = {name: leaf[:3] if leaf.ndim == 2 else leaf for name, leaf in params.items()}
     padded = apply(encoder, params, np.pad(x, ((0, 0), (0, 4))), 3)
-    np.testing.assert_allclose(padded, apply(encoder, alone, x), rtol=1e-5, atol=1e-6)
+    close(padded, apply(encoder, alone, x))
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 11, 3)])
@@ -114,7 +113,7 @@ def test_encoder_images_equals_two_strided_convolutions(shape):
         )
         values = nn.silu(values + params[name]["bias"].reshape(1, 1, 1, -1))
     expected = dense(params["dense"], np.asarray(values).reshape(3, -1))
-    np.testing.assert_allclose(apply(encoder, params, images), expected, rtol=1e-4, atol=1e-5)
+    close(apply(encoder, params, images), expected)
 
 
 def test_custom_network_pairs_equal_module_on_every_pair():
@@ -127,10 +126,8 @@ def test_custom_network_pairs_equal_module_on_every_pair():
     mean, maps = params["module"]["mean"], params["module"]["maps"]
     expected = (x.reshape(4, -1) - mean) @ maps @ z.T
     matrix = apply(network, params, x_code, z_code, method="pairs")
-    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(
-        apply(network, params, x, z[:4]), np.diagonal(expected), rtol=1e-4, atol=1e-4
-    )
+    close(matrix, expected)
+    close(apply(network, params, x, z[:4]), np.diagonal(expected))
 
 
 def test_custom_network_wrong_shape_of_scores_raises():
