@@ -15,7 +15,7 @@ MIN_VALIDATION_SAMPLES = 20  # below, the choice that they make is chance
 # Influence of one test sample on the value from which on it is reported: nats, and standard errors.
 # A pair that decides alone makes up 0.58 of them for either sample (with the second order).
 MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR = 0.1, 0.45
-ZERO_NATS = 1e-5
+ZERO_NATS = 1e-3  # below, a value and the influences of its samples are those of T = 0
 
 
 class History(NamedTuple):

@@ -146,10 +146,10 @@ def test_experiment_poster_preset_reports_own_networks_and_publishes(
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(script.common, "HERE", tmp_path)
     folder = job("--preset=poster", "--publish")
-    page = (tmp_path / "results" / "information_plane.md").read_text()
+    page = (tmp_path / "results" / "information_plane_poster.md").read_text()
     assert json.loads((folder / "findings.json").read_text())["sentences"][0] in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"information_plane.png", "mi_over_epochs.png"}
+    assert names == {"information_plane_poster.png", "mi_over_epochs_poster.png"}
     description = json.loads((folder / "config.json").read_text())
     assert description["mine"]["network"] == "concatenated"
     assert description["mine"]["preparation"] == "standardized"
