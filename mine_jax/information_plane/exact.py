@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-# Squared distances come from products that cancel, so that the rounding of a log density is about
-# a unit in the last place of the largest squared norm (in units of the noise): below this, 0.02
-# nats in float32 for a single one, far less in an average over many. Above it, float64.
-_FLOAT32_LIMIT = 1e5
-_FLOAT64_LIMIT = _FLOAT32_LIMIT * 2.0**29
+# Squared distances are differences of large products, so that a log density is rounded to about a
+# unit in the last place of the largest squared norm (in units of the noise). At this norm that is
+# 0.02 nats in float32 for a single density, far less in an average over many; above, use float64.
+MAX_FLOAT32_SQUARE = 1e5
+MAX_FLOAT64_SQUARE = MAX_FLOAT32_SQUARE * 2.0**29
 
 
 class NoisyLayer(NamedTuple):
@@ -39,7 +39,7 @@ class NoisyLayer(NamedTuple):
 
 
 def correlation(nats: float, dims: int) -> float:
-    """The correlation of `dims` equal, independent Gaussian coordinate pairs with I = `nats`.
+    """Return the correlation of `dims` equal, independent Gaussian pairs with I = `nats`.
 
     From I = −(d/2) ln(1 − ρ²) (Cover and Thomas 2006, example 8.5.1): ρ = √(1 − exp(−2 I/d)).
 
@@ -76,33 +76,33 @@ def noisy_layer(
     block: int = 1024,
     rows: int | None = None,
 ) -> NoisyLayer:
-    """I(X; T) and I(Y; T) of a layer observed with noise, T = L(X) + σε, over a finite set.
+    """Compute I(X; T) and I(Y; T) of a noisy layer T = L(X) + σε over a finite set of inputs.
 
-    X is one of N equally likely inputs, ε standard Gaussian, so that T is a mixture of N Gaussians
-    at the activations l_i and
+    X is one of N equally likely inputs and ε is standard Gaussian, so that T is a mixture of N
+    Gaussians at the activations l_i, and
       I(X; T) = ln N − E ln Σ_j exp((|T − l_i|² − |T − l_j|²)/2σ²),
-      I(Y; T) = E[ln p(T | y) − ln p(T)], both mixtures of Gaussians too, over the inputs of class y
-      and over all (the true input is in both).
+      I(Y; T) = E[ln p(T | y) − ln p(T)], where p(T | y) is the mixture over the inputs of class y
+      and p(T) that over all inputs; both include the true input.
     After Saxe et al. 2018, "On the information bottleneck theory of deep learning", and Goldfeld et
     al. 2019, "Estimating information flow in deep neural networks". The sums are exact; the
     expectation is an average over inputs and fresh noise.
 
-    The standard errors: with two or more draws an input, they know that all inputs (or `rows` of N,
-    without replacement) are in the average, and leave out the spread between inputs accordingly.
-    With one draw that spread cannot be told from the noise's and is counted in: they are then upper
-    limits.
+    With two or more draws an input, the standard errors leave out the spread between inputs as far
+    as all inputs are in the average (or `rows` of N, without replacement). With one draw that
+    spread cannot be separated from the noise, and the standard errors are upper limits.
 
-    Takes N² d multiplications for each draw, N·block numbers of memory beside the data, and works
-    in float64 where distances are so large beside the noise that float32 would blur near ones.
+    The cost is N² d multiplications a draw and N·block numbers of memory beside the data. Where
+    distances are so large beside the noise that float32 could not resolve near neighbours, float64
+    is used.
 
     Args:
-      key: a PRNG key. The same key gives the same noise whatever the block.
+      key: a PRNG key. The same key gives the same noise for every `block`.
       activations: l_i of each input, (N, …), real; flattened to (N, d).
       noise_std: σ, in the units of the activations, the same for all of them.
-      labels: the class of each input, (N,), anything that can be sorted; None for I(X; T) alone.
-      draws: times that each input is used, with fresh noise.
-      block: pairs of an input and a draw at a time.
-      rows: inputs that the average goes over, a random choice; None, or N or more, for all. The
+      labels: the class of each input, (N,), of a type that can be sorted; None for I(X; T) alone.
+      draws: number of times that each input is used, with fresh noise.
+      block: number of (input, draw) pairs that are computed at a time.
+      rows: number of inputs in the average, a random choice; None, or N or more, for all. The
         mixtures are always over all N.
 
     Returns:
@@ -123,9 +123,9 @@ def noisy_layer(
     flat = flat.reshape(n, math.prod(flat.shape[1:]))
     if not (math.isfinite(noise_std) and noise_std > 0):
         raise ValueError(f"noise_std must be positive and finite, got {noise_std}")
-    for name, count, least in (("draws", draws, 1), ("block", block, 1), ("rows", rows, 2)):
-        if count is not None and operator.index(count) < least:
-            raise ValueError(f"{name} must be at least {least}, got {count}")
+    for name, count, minimum in (("draws", draws, 1), ("block", block, 1), ("rows", rows, 2)):
+        if count is not None and operator.index(count) < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {count}")
     codes: np.ndarray = np.zeros(n, np.int32)
     class_sizes: np.ndarray = np.array([n])
     if labels is not None:
@@ -143,8 +143,8 @@ def noisy_layer(
     chosen = np.arange(n)
     if used < n:
         chosen = np.sort(np.asarray(jax.random.permutation(choice_key, n), np.int64)[:used])
-    # Inputs with their draws, one after another, in blocks of one shape, hence one compilation;
-    # what fills up the last one is dropped.
+    # All (input, draw) pairs in blocks of one shape, hence one compilation; the padding of the last
+    # block is dropped.
     total = used * draws
     block = min(block, total)
     streams = (np.arange(draws)[:, None] * n + chosen).ravel().astype(np.uint32)
@@ -171,10 +171,10 @@ def noisy_layer(
 
 
 def entropy(labels: ArrayLike) -> float:
-    """H(Y) of the empirical distribution of labels, (n,), in nats."""
+    """Return H(Y) of the empirical distribution of labels, (n,), in nats."""
     _, counts = np.unique(np.asarray(labels), return_counts=True)
-    shares = counts / counts.sum()
-    return float(-np.sum(shares * np.log(shares)))
+    fractions = counts / counts.sum()
+    return float(-np.sum(fractions * np.log(fractions)))
 
 
 @jax.jit
@@ -185,18 +185,17 @@ def _mixture_sums(
     codes: jax.Array,
     streams: jax.Array,
 ) -> jax.Array:
-    """Σ_j p(t | l_j)/p(t | l_i) over all j and over those of i's class, t = l_i + noise.
+    """Compute Σ_j p(t | l_j)/p(t | l_i) over all j and over those of i's class, t = l_i + noise.
 
-    Nothing overflows or vanishes, though no maximum is taken out: the term of i itself is 1, and
-    as each ratio has mean 1, a sum above N e^c has probability below e^−c.
+    No maximum has to be subtracted against overflow: the term of i itself is 1, and as each ratio
+    has mean 1, a sum above N e^c has probability below e^−c.
 
     Args:
       key: a PRNG key.
       points: activations in units of the noise, (N, d).
       half_squares: half their squared norms, (N,).
       codes: classes, (N,).
-      streams: numbers of the noise vectors, (block,), unsigned; that of draw k of input i is
-        kN + i.
+      streams: numbers of the noise vectors, (block,), unsigned; kN + i for draw k of input i.
 
     Returns:
       The two sums for each i, (block, 2).
@@ -210,12 +209,12 @@ def _mixture_sums(
     # −|t − l_j|²/2 without |t|²/2, which cancels.
     logs = jnp.matmul(observed, points.T, precision=jax.lax.Precision.HIGHEST) - half_squares[None]
     ratios = jnp.exp(logs - jnp.take_along_axis(logs, rows[:, None], axis=1))
-    own = jnp.where(codes[rows][:, None] == codes[None], ratios, 0)
-    return jnp.stack([ratios.sum(axis=1), own.sum(axis=1)], axis=1)
+    of_class = jnp.where(codes[rows][:, None] == codes[None], ratios, 0)
+    return jnp.stack([ratios.sum(axis=1), of_class.sum(axis=1)], axis=1)
 
 
 def _in_noise_units(flat: np.ndarray, noise_std: float, block: int) -> np.ndarray:
-    """Activations (N, d) around their mean in units of the noise, in the precision they need."""
+    """Centre activations (N, d) and divide by the noise, in the precision that they need."""
     parts = [slice(start, start + block) for start in range(0, len(flat), block)]
     with np.errstate(invalid="ignore", over="ignore"):
         mean = flat.mean(axis=0, dtype=np.float64)
@@ -225,12 +224,12 @@ def _in_noise_units(flat: np.ndarray, noise_std: float, block: int) -> np.ndarra
         got = wrong[0] if wrong.size else np.abs(flat).max()
         raise ValueError(f"activations and their squares must be finite, got {got}")
     reach = math.sqrt(largest)
-    if reach / noise_std > math.sqrt(_FLOAT64_LIMIT):
+    if reach / noise_std > math.sqrt(MAX_FLOAT64_SQUARE):
         raise ValueError(
             f"noise_std {noise_std} is lost in rounding beside activations that are {reach} from "
-            f"their mean; use at least {reach / math.sqrt(_FLOAT64_LIMIT)}"
+            f"their mean; use at least {reach / math.sqrt(MAX_FLOAT64_SQUARE)}"
         )
-    wide = reach / noise_std > math.sqrt(_FLOAT32_LIMIT)
+    wide = reach / noise_std > math.sqrt(MAX_FLOAT32_SQUARE)
     points = np.empty(flat.shape, np.float64 if wide else np.float32)
     for part in parts:
         points[part] = (flat[part] - mean) / noise_std
@@ -238,7 +237,7 @@ def _in_noise_units(flat: np.ndarray, noise_std: float, block: int) -> np.ndarra
 
 
 def _mean_over_inputs(values: np.ndarray, n: int) -> tuple[float, float]:
-    """The mean of values (draws, m) of m of n inputs, and its standard error."""
+    """Return the mean of values (draws, m) of m of n inputs, and its standard error."""
     draws, m = values.shape
     of_noise = values.var(axis=0, ddof=1).mean() / draws if draws > 1 else 0.0
     of_inputs = max(0.0, values.mean(axis=0).var(ddof=1) - of_noise)

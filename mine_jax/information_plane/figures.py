@@ -41,6 +41,7 @@ REFERENCE: Look = {
     **{"linestyle": (0, (3, 2)), "linewidth": 0.8, "zorder": 5},
     **{"marker": "*", "markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 0.7},
 }
+INSET = (0.4, 0.14, 0.57, 0.5)  # left, bottom, width and height, as fractions of a panel
 MAX_CLOSE_UP = 0.5  # fraction of the range of all values, above which a close-up shows little more
 
 
@@ -104,6 +105,7 @@ def mi_over_epochs(
 ) -> Figure:
     """Draw I(X; L), I(Y; L) and the test accuracy against the epoch, a panel each.
 
+    Where all values after the first probe are at the top of their panel, an inset enlarges them.
     Seeds, references and values that are not finite are treated as by `information_plane`.
 
     Args:
@@ -124,23 +126,21 @@ def mi_over_epochs(
     heights = (1.0, 1.0, 0.6) if len(accuracy) else (1.0, 1.0)
     fig = _described_figure((4.6, 1.4 + 1.6 * sum(heights)), records, table, description)
     panels = fig.subplots(len(heights), sharex=True, height_ratios=heights)
-    for j, (ax, variable) in enumerate(zip(panels, VARIABLES, strict=False)):
-        for i, look in enumerate(table.looks.values()):
-            mean, half = table.mean[:, i, j], 2 * table.stderr[:, i, j]
-            color, size = look["color"], look["markersize"]
-            if len(table.seeds) > 1:
-                ends = (mean - half, mean + half)
-                ax.fill_between(table.epochs, *ends, color=color, alpha=0.15, linewidth=0)
-                for values in table.mi[:, :, i, j]:
-                    _plot_finite(ax, table.epochs, values, color=color, linewidth=0.4, alpha=0.6)
-            bars = {"fmt": "none", "ecolor": color, "elinewidth": 0.6, "capsize": size / 4}
-            ax.errorbar(table.epochs, mean, half, **bars)
-            _plot_finite(ax, table.epochs, mean, **look)
-            _plot_finite(ax, table.epochs, table.reference[:, i, j], **REFERENCE, color=color)
-        name = f"I({variable.upper()}; {table.symbol})"
-        ax.set_ylabel(f"{name},\nlower bound (nats)", fontsize=NORMAL)
-    _draw_limit(panels[0], "y", table.ceiling, f"ceiling\n{table.ceiling:.2f}")
-    _draw_limit(panels[1], "y", table.entropy, f"H(Y)\n{table.entropy:.2f}")
+    limits = (("ceiling", table.ceiling), ("H(Y)", table.entropy))
+    for j, (ax, (name, limit)) in enumerate(zip(panels, limits, strict=False)):
+        _draw_curves(ax, table, j, slice(None))
+        _draw_limit(ax, "y", limit, f"{name}\n{limit:.2f}")
+        label = f"I({VARIABLES[j].upper()}; {table.symbol}),\nlower bound (nats)"
+        ax.set_ylabel(label, fontsize=NORMAL)
+        low, high = ax.get_ylim()
+        later = (table.mean - 2 * table.stderr)[1:, :, j]
+        below = low + (INSET[1] + INSET[3] + 0.05) * (high - low)
+        if len(later) > 1 and (later > below).any() and not (later <= below).any():
+            inset = ax.inset_axes(INSET)
+            _draw_curves(inset, table, j, slice(1, None))
+            _draw_limit(inset, "y", limit, "")
+            style_axes(inset)
+            inset.set_title(f"Close-up: from epoch {table.epochs[1]:g}", fontsize=SMALL, pad=2)
     if len(accuracy):
         panels[2].plot(*accuracy.T, color=INK, linewidth=1.0, marker=".", markersize=4)
         panels[2].set_ylabel("test\naccuracy (%)", fontsize=NORMAL)
@@ -251,6 +251,8 @@ def _described_figure(
             f" T: the layer with Gaussian noise, σ = {description['noise_std']:g}{unit}. "
             f"References are exact for the {description['probe_size']:,} samples."
         )
+    if shared := sum(row.get("network", row["layer"]) != row["layer"] for row in records):
+        caption += f" From a later layer's network: {shared} of {len(records)} values."
     if unfinished := sum(not row["converged"] for row in records):
         caption += f" Not converged: {unfinished} of {len(records)} estimates."
     known = np.isfinite(table.mean)
@@ -301,6 +303,22 @@ def _draw_band(ax: Axes, points: Array, halves: Array, color: Any) -> None:
         for k in range(4)
     ]
     ax.add_collection(PolyCollection([*boxes, *sides], facecolors=color, linewidths=0, zorder=0.5))
+
+
+def _draw_curves(ax: Axes, table: _Table, variable: int, view: slice) -> None:
+    """Draw the layers' values of X (0) or Y (1) at some of the epochs."""
+    epochs = table.epochs[view]
+    for i, look in enumerate(table.looks.values()):
+        mean, half = table.mean[view, i, variable], 2 * table.stderr[view, i, variable]
+        color, size = look["color"], look["markersize"]
+        if len(table.seeds) > 1:
+            ax.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
+            for values in table.mi[:, view, i, variable]:
+                _plot_finite(ax, epochs, values, color=color, linewidth=0.4, alpha=0.6)
+        bars = {"fmt": "none", "ecolor": color, "elinewidth": 0.6, "capsize": size / 4}
+        ax.errorbar(epochs, mean, half, **bars)
+        _plot_finite(ax, epochs, mean, **look)
+        _plot_finite(ax, epochs, table.reference[view, i, variable], **REFERENCE, color=color)
 
 
 def _draw_limit(ax: Axes, axis: str, limit: float, label: str) -> None:

@@ -44,7 +44,8 @@ def findings(
     (`drop_stderr` of the later layer's row). The inequality asks for a drop of at least 0; it is
     called broken below −2 standard errors. Values taken from a later layer's network make the drop
     0 by construction, so the drop between the layers' own networks is tested, too
-    (`own_drop_nats`).
+    (`own_drop_nats` and `own_drop_stderr`, or without them the difference of `own_nats`, whose
+    standard error takes both values for independent).
 
     Whether the inequality is a theorem depends on the noise (`noise_std` of the rows):
       - None: it is one for the mutual information, but not for lower bounds of it: where it is
@@ -115,6 +116,7 @@ def _drop(
     errors = drop / stderr if stderr > 0 else math.copysign(math.inf, drop) if drop else 0.0
     earlier = by_place.get((*_place(row)[:-1], layers[depth - 1]), {})
     networks = earlier.get("network"), row.get("network")
+    own = _own_drop(row, earlier)
     references: tuple[Any, Any] = (earlier.get("reference_nats"), row.get("reference_nats"))
     return {
         "seed": row["seed"],
@@ -128,18 +130,21 @@ def _drop(
         "held": errors >= -SIGNIFICANT,
         "same_network": networks[0] is not None and networks[0] == networks[1],
         "reference_drop_nats": None if None in references else references[0] - references[1],
-        "own_drop_nats": row.get("own_drop_nats"),
-        "own_stderr": row.get("own_drop_stderr"),
-        "own_held": _own_held(row),
+        "own_drop_nats": own and own[0],
+        "own_stderr": own and own[1],
+        "own_held": own and own[0] >= -SIGNIFICANT * own[1],
     }
 
 
-def _own_held(row: Row) -> bool | None:
-    """Whether the inequality holds by the layers' own networks; None where it is not known."""
+def _own_drop(row: Row, earlier: Row) -> tuple[float, float] | None:
+    """Return the drop between the layers' own networks, and its standard error, if known."""
     drop, stderr = row.get("own_drop_nats"), row.get("own_drop_stderr")
-    if drop is None or stderr is None:
+    if drop is not None and stderr is not None:
+        return drop, stderr
+    before, after = earlier.get("own_nats"), row.get("own_nats")
+    if before is None or after is None:
         return None
-    return bool(drop >= -SIGNIFICANT * stderr)
+    return before - after, math.hypot(earlier["stderr"], row["stderr"])
 
 
 def _out_of_range(row: Row, class_entropy_nats: float) -> bool:
@@ -204,23 +209,25 @@ def _sentences(
 
 def _inequality(tests: Sequence[Row], symbol: str) -> str:
     """Say in how many tests the inequality held: by own networks, and as reported."""
-    own = [test for test in tests if test["own_held"] is not None]
+    by_own = [test for test in tests if test["own_held"] is not None]
     shared = sum(test["same_network"] for test in tests)
     parts = []
-    if own:
-        breaks = _breaks([test for test in own if not test["own_held"]], "own_drop_nats")
-        held = sum(test["own_held"] for test in own)
+    if by_own:
+        breaks = _breaks([test for test in by_own if not test["own_held"]], "own_drop_nats")
+        held = sum(test["own_held"] for test in by_own)
         parts.append(
             f"By each layer's own network the data-processing inequality of I({symbol};L) held in "
-            f"{held} of {len(own)} tests{breaks}."
+            f"{held} of {len(by_own)} tests{breaks}."
         )
-    held = sum(test["held"] for test in tests)
-    if not own or shared:
+    if shared or not by_own:
+        held = sum(test["held"] for test in tests)
+        subject = "it" if by_own else f"the data-processing inequality of I({symbol};L)"
+        text = f"{subject} held in {held} of {len(tests)} tests"
+        if shared:
+            text = f"with values taken from later networks {text}"
+            text += f", {shared} of them equal by construction"
         breaks = _breaks([test for test in tests if not test["held"]], "drop_nats")
-        parts.append(
-            f"As reported, the inequality of I({symbol};L) held in {held} of {len(tests)} "
-            f"tests{breaks}; in {shared} of them both values come from one network and are equal."
-        )
+        parts.append(f"{text[0].upper()}{text[1:]}{breaks}.")
     return " ".join(parts)
 
 
@@ -256,8 +263,10 @@ def _against_reference(result: Mapping[str, Any], records: Sequence[Row]) -> lis
     if not known:
         return []
     above, below = result["above_reference"], result["below_reference"]
-    shares = [row["mi_nats"] / row["reference_nats"] for row in known if row["reference_nats"] > 0]
-    reached = f"; they reach {statistics.median(shares):.0%} of it (median)" if shares else ""
+    fractions = [
+        row["mi_nats"] / row["reference_nats"] for row in known if row["reference_nats"] > 0
+    ]
+    reached = f"; they reach {statistics.median(fractions):.0%} of it (median)" if fractions else ""
     sentences = [f"{len(known)} of {len(records)} values have a reference{reached}."]
     claim = f"more than {ABOVE_NATS} nats and {ABOVE_ERRORS:.0f} standard errors above"
     if above:

@@ -7,19 +7,15 @@ that the files read as if the run had never been interrupted.
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-CONFIG, TRAINING, RECORDS, FINDINGS = (
-    "config.json",
-    "training.jsonl",
-    "records.jsonl",
-    "findings.json",
-)
-RESUMES = "resumes.jsonl"
-CHECKPOINTS = "checkpoints"
-MAX_REASON = 200  # characters of a reason in a message
+import jax
+import numpy as np
+
+CONFIG, FINDINGS, CHECKPOINTS = "config.json", "findings.json", "checkpoints"
+TRAINING, RECORDS, RESUMES = "training.jsonl", "records.jsonl", "resumes.jsonl"
 
 Row = Mapping[str, Any]
 
@@ -33,16 +29,14 @@ class RunFolder:
 
     Of several processes in a run, which must see the same folder, one writes rows; orbax lets each
     write its part of a checkpoint.
+
+    Args:
+      path: where it is, or will be.
+      writes: whether this process writes rows into it.
+      keep: number of checkpoints to keep, the last ones; None for all.
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
-        """Name the folder.
-
-        Args:
-          path: where it is, or will be.
-          writes: whether this process writes rows into it.
-          keep: number of checkpoints to keep, the last ones; None for all.
-        """
         self.path = Path(path).absolute()
         self._writes = writes
         self._keep = keep
@@ -69,7 +63,8 @@ class RunFolder:
     def open(self, description: Row, *, resume: bool, may_differ: Iterable[str] = ()) -> bool:
         """Claim the folder for a run.
 
-        A run keeps its first config.json; resumes are added to resumes.jsonl.
+        A run keeps its first config.json. Each resume adds a line to resumes.jsonl: versions,
+        devices, and the settings that differ.
 
         Args:
           description: content of config.json. Its entries "settings" (flags), "resolved" (the whole
@@ -87,14 +82,12 @@ class RunFolder:
         if not self._writes:
             return False  # the process that writes checks, and may have begun
         resumed = self.check(resume=resume)
-        if resumed:
-            self._check_same(description, set(may_differ))
+        changed = self._check_same(description, set(may_differ)) if resumed else {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if resumed:
-                names = ("settings", "versions", "devices")
-                row = {name: description[name] for name in names if name in description}
-                self.append(RESUMES, [row])
+                row = {name: description.get(name) for name in ("versions", "devices")}
+                self.append(RESUMES, [row | {"settings": changed}])
             else:
                 self.write(CONFIG, description)
         except OSError as error:
@@ -110,7 +103,7 @@ class RunFolder:
         if not self._writes:
             return
         with open(self.path / name, "a") as file:
-            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+            file.write(_lines(rows))
             file.flush()
             os.fsync(file.fileno())
 
@@ -122,11 +115,9 @@ class RunFolder:
         """
         if not self._has(name):
             return []
+        text = (self.path / name).read_text()
         rows = []
-        lines = (self.path / name).read_text().splitlines(keepends=True)
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                continue
+        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
@@ -139,26 +130,19 @@ class RunFolder:
     def resume_rows(
         self, name: str, key: Callable[[dict[str, Any]], Hashable]
     ) -> dict[Hashable, dict[str, Any]]:
-        """Read rows by key, of which the last one counts; a line that was cut off is removed.
+        """Read a JSON-lines file by key, and remove a last line that was cut off from it.
 
-        Args:
-          name: of a JSON-lines file.
-          key: what tells a row from others.
+        Of several rows with the same key the last one counts.
         """
         rows = self.read(name)
-        if self._has(name):
-            self.rewrite(name, rows)
+        self._replace(name, _lines(rows))
         return {key(row): row for row in rows}
 
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
         """Drop the rows of later epochs from a JSON-lines file; return the others."""
         rows = [row for row in self.read(name) if row["epoch"] <= epoch]
-        self.rewrite(name, rows)
+        self._replace(name, _lines(rows))
         return rows
-
-    def rewrite(self, name: str, rows: Iterable[Row]) -> None:
-        """Replace the rows of a JSON-lines file atomically."""
-        self._replace(name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def description(self) -> dict[str, Any]:
         """Return the content of config.json; empty if there is none."""
@@ -167,8 +151,8 @@ class RunFolder:
     def save(self, epoch: int, state: Any) -> None:
         """Write a checkpoint of a pytree of arrays; it is complete when this returns."""
         with self._checkpoints() as manager:
-            # Also where it is earlier than the last one.
-            manager.save(epoch, args=_orbax().args.StandardSave(state), force=True)
+            args = _orbax().args.StandardSave(_without_empty(state))
+            manager.save(epoch, args=args, force=True)  # also where it is earlier than the last one
             manager.wait_until_finished()
 
     def last_epoch(self) -> int | None:
@@ -188,15 +172,19 @@ class RunFolder:
         Raises:
           RunFolderError: if it is missing or damaged.
         """
-        with self._checkpoints() as manager:
-            try:
-                return manager.restore(epoch, args=_orbax().args.StandardRestore(like))
-            except (ValueError, OSError, KeyError) as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)[:MAX_REASON]
-                raise RunFolderError(
-                    f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
-                    f"({reason}); start again with another --out_dir"
-                ) from error
+        args = _orbax().args.StandardRestore(_without_empty(like))
+        try:
+            with self._checkpoints() as manager:
+                state = manager.restore(epoch, args=args)
+        except (ValueError, OSError, KeyError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise RunFolderError(
+                f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
+                f"({reason}); start again with another --out_dir"
+            ) from error
+        return jax.tree.map(
+            lambda x, y: y if getattr(x, "size", 1) else np.zeros(x.shape, x.dtype), like, state
+        )
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -212,42 +200,47 @@ class RunFolder:
         options = _orbax().CheckpointManagerOptions(max_to_keep=self._keep, create=True)
         return _orbax().CheckpointManager(self.path / CHECKPOINTS, options=options)
 
-    def _check_same(self, description: Row, may_differ: set[str]) -> None:
-        if not self._has(CONFIG):
+    def _check_same(self, description: Row, may_differ: set[str]) -> Row:
+        """Return the settings that differ from those of the run, and may; others are an error."""
+        stored, wanted = self.description(), json.loads(json.dumps(description))
+        parts = [part for part in ("settings", "resolved", "versions") if part in wanted]
+        if missing := [part for part in parts if part not in stored]:
             raise RunFolderError(
-                f"{self.path} holds records without {CONFIG}, so it cannot be resumed; choose "
-                "another --out_dir"
+                f"{self.path} has no {CONFIG}, or that of an older version without "
+                f"{', '.join(missing)}, and cannot be resumed; choose another --out_dir"
             )
-        # Through JSON, as the stored description: tuples become lists.
-        wanted, stored = json.loads(json.dumps(description)), self.description()
-        differences = []
-        for part in ("settings", "resolved", "versions"):
-            if part in may_differ or part not in wanted:
-                continue
-            if part not in stored:
-                raise RunFolderError(
-                    f"{self.path} holds a run of an older version of this program, which did not "
-                    f"record its {part}, so it cannot be resumed; choose another --out_dir"
-                )
-            ignored = may_differ if part == "settings" else set()
-            differences += _differences(part, stored[part], wanted[part], ignored)
-        if differences:
+        changed, texts = {}, []
+        for part in parts:
+            for path, old, new in _differences(stored[part], wanted[part]):
+                place = path if part == "settings" else (part, *path)
+                if place[0] not in may_differ:
+                    texts.append(f"{'.'.join(place)} was {old!r} and is {new!r} now")
+                elif part == "settings":
+                    changed[path[0]] = wanted[part].get(path[0])
+        if texts:
             raise RunFolderError(
-                f"{self.path} holds another run: {'; '.join(differences)}. Resume with the "
-                "settings and versions of that run, or choose another --out_dir"
+                f"{self.path} holds another run: {'; '.join(texts)}. Resume with the settings and "
+                "versions of that run, or choose another --out_dir"
             )
+        return changed
 
 
-def _differences(name: str, stored: Any, wanted: Any, ignored: set[str]) -> list[str]:
-    """Name the entries in which two nested mappings differ."""
-    if not (isinstance(stored, dict) and isinstance(wanted, dict)):
-        return [] if stored == wanted else [f"{name} was {stored!r} and is {wanted!r} now"]
-    found = []
-    for key in sorted(set(stored) | set(wanted)):
-        if key not in ignored:
-            place = key if name == "settings" else f"{name}.{key}"
-            found += _differences(place, stored.get(key), wanted.get(key), set())
-    return found
+def _differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple]:
+    """Yield (path, old value, new value) where two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            yield from _differences(old.get(key), new.get(key), (*path, key))
+    elif old != new:
+        yield path, old, new
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def _without_empty(tree: Any) -> Any:
+    """Put a number in the place of each empty array, which orbax refuses to save."""
+    return jax.tree.map(lambda leaf: leaf if getattr(leaf, "size", 1) else np.zeros(1), tree)
 
 
 def _orbax() -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_forms import gaussian
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,12 @@ def rng(seed):
 
 
 # ---- Gaussian pairs ------------------------------------------------------------------------------
+
+
+@given(nats=st.floats(0.0, 12.0), dims=st.integers(1, 50))
+def test_correlation_gives_the_mutual_information(nats, dims):
+    rho = exact.correlation(nats, dims)
+    assert gaussian([rho] * dims) == pytest.approx(nats, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def naive(points, std, labels, draws, seed=0):
 
 
 def layer(seed=0, n=60, d=5, classes=3):
-    """Activations in unequal heaps, and labels of unequal classes, in no order."""
+    """Activations in clusters of unequal size, and their labels, in random order."""
     source = rng(seed)
     labels = source.choice(classes, n, p=np.arange(1, classes + 1) / sum(range(classes + 1)))
     centres = 2 * source.standard_normal((classes, d))
@@ -189,11 +196,11 @@ def test_noisy_layer_with_a_large_offset_keeps_its_digits():
 def test_noisy_layer_is_invariant_to_rotation():
     activations, labels = layer()
     rotation = np.linalg.qr(rng(1).standard_normal((5, 5)))[0]
-    plain, turned = (
+    plain, rotated = (
         exact.noisy_layer(jax.random.key(i), version, 1.5, labels, draws=200)
         for i, version in enumerate((activations, activations @ rotation))
     )
-    assert_close(turned, values_of(plain), errors_of(plain))
+    assert_close(rotated, values_of(plain), errors_of(plain))
 
 
 def test_noisy_layer_is_invariant_to_class_names():
@@ -259,11 +266,11 @@ def test_noisy_layer_resolves_neighbours_far_from_the_mean():
 def test_noisy_layer_agrees_between_precisions(monkeypatch):
     # Points at the largest distance that float32 is trusted with, and near neighbours there.
     far = rng(0).standard_normal((50, 300))
-    far *= np.sqrt(0.95 * exact._FLOAT32_LIMIT) / np.linalg.norm(far, axis=1, keepdims=True)
+    far *= np.sqrt(0.95 * exact.MAX_FLOAT32_SQUARE) / np.linalg.norm(far, axis=1, keepdims=True)
     activations = np.concatenate([far, far + 0.1 * rng(1).standard_normal((50, 300))])
     labels = np.arange(100) % 3
     narrow = exact.noisy_layer(KEY, activations, 1.0, labels, draws=3)
-    monkeypatch.setattr(exact, "_FLOAT32_LIMIT", 0.0)
+    monkeypatch.setattr(exact, "MAX_FLOAT32_SQUARE", 0.0)
     wide = exact.noisy_layer(KEY, activations, 1.0, labels, draws=3)
     assert 0.1 < wide.y_nats < wide.x_nats < np.log(100) - 0.1
     # The same noise: rounding is all the difference, and there is some.
@@ -278,7 +285,7 @@ def test_noisy_layer_restores_the_precision_setting():
 @functools.cache
 def repeated(draws, rows):
     activations, labels = layer()
-    # Two inputs apart from the heaps: a spread between inputs beside that of the noise.
+    # Two inputs far from the clusters: a spread between inputs beside that of the noise.
     activations[:2] *= 10
     results = [
         exact.noisy_layer(jax.random.key(i), activations, 2.0, labels, draws=draws, rows=rows)
@@ -354,13 +361,7 @@ def test_noisy_layer_of_invalid_arguments_raises(change, message):
         exact.noisy_layer(KEY, **(arguments | change))
 
 
-# ---- Labels with Gaussian features ---------------------------------------------------------------
-
-
-# ---- Tables and labels ---------------------------------------------------------------------------
-
-
-tables = st.lists(st.floats(0, 1), min_size=12, max_size=12).filter(lambda cells: sum(cells) > 0.1)
+# ---- Labels --------------------------------------------------------------------------------------
 
 
 def test_entropy_of_any_labels():
@@ -368,9 +369,3 @@ def test_entropy_of_any_labels():
     for labels in ([0, 0, 7, -3], ["b", "b", "a", "c"], jnp.array([1, 1, 2, 3])):
         np.testing.assert_allclose(exact.entropy(labels), expected, rtol=1e-14)
     assert exact.entropy(np.ones(5)) == 0
-
-
-@given(nats=st.floats(0.01, 12.0), dims=st.integers(1, 50))
-def test_correlation_gives_the_mutual_information(nats, dims):
-    rho = exact.correlation(nats, dims)
-    assert -dims / 2 * np.log1p(-(rho**2)) == pytest.approx(nats, rel=1e-6)

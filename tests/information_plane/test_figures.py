@@ -1,6 +1,8 @@
 """Figures of a run: what is drawn, what is refused, and how files are written."""
 
+import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +99,7 @@ def test_mi_over_epochs_draws_each_layer_and_known_accuracies():
 def test_figures_name_layers_limits_and_circumstances():
     records = make_records()
     records[0]["converged"] = False
+    records[1]["network"] = "softmax"
     for figure in draw(records, notice="Embedded images were used."):
         for part in (
             *LAYERS,
@@ -104,7 +107,7 @@ def test_figures_name_layers_limits_and_circumstances():
             "H(Y) 2.30",
             "ceiling 8.29",
             "mnist; n = 10,000 samples, values from 4,000 of them (test samples); seed 7.",
-            "Not converged: 1 of 24 estimates.",
+            "From a later layer's network: 1 of 24 values. Not converged: 1 of 24 estimates.",
         ):
             assert part in words(figure)
         figure.draw_without_rendering()  # "$" in names is no formula
@@ -131,6 +134,42 @@ def test_information_plane_first_probe_far_off_adds_a_panel_without_it():
     assert plane.axes[1].get_title() == "Close-up: epochs 4 to 12"
     whole, close_up = (ax.get_ylim() for ax in plane.axes[:2])
     assert whole[0] < 0.6 < 2 < close_up[0]
+
+
+def test_mi_over_epochs_values_at_the_top_of_their_panel_add_an_inset():
+    records = make_records()
+    assert not any(ax.child_axes for ax in draw(records)[1].axes)
+    for row in records:
+        row["mi_nats"] -= 1.5 * (row["epoch"] == 0 and row["variable"] == "y")
+    _, epochs = draw(records)
+    (inset,) = epochs.axes[1].child_axes
+    assert not epochs.axes[0].child_axes
+    for i in range(len(LAYERS)):
+        assert lines_of(inset, np.stack([EPOCHS, path_of(i)[:, 1]], 1)[1:])
+    low, high = inset.get_ylim()
+    assert 2 < low < 2.3017 < high
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seeds", "noise_std"),
+    [((0,), (7,), 0.0), (range(0, 44, 4), (7,), 0.0), (range(0, 44, 4), (1, 2, 3), 0.25)],
+)
+def test_texts_are_apart_and_within_the_figure(epochs, seeds, noise_std):
+    records = make_records(epochs, seeds, reference=noise_std > 0)
+    for row in records:
+        row["mi_nats"] *= 1 if row["epoch"] else 0.5
+    for figure in draw(records, noise_std=noise_std, notice="A sentence about the images. " * 5):
+        figure.draw_without_rendering()
+        boxes = [
+            (text.get_text(), Text.get_window_extent(text))  # without the point of an annotation
+            for text in figure.findobj(Text)
+            if not re.fullmatch(r"[−\d.]*", text.get_text())  # without ticks
+        ]
+        assert len(boxes) > len(LAYERS)
+        for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
+            assert not box.overlaps(other_box), (one, other)
+        for text, box in boxes:
+            assert -1 < box.x0 < box.x1 < figure.bbox.x1 + 1, text
 
 
 def test_references_are_dashed_in_the_colour_of_their_layer():

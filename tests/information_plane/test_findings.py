@@ -120,11 +120,21 @@ def test_findings_lead_with_own_networks():
     ]
     assert "1 of 4 values come from a later layer's statistics network" in text
     assert [test["same_network"] for test in result["inequality"]] == [True, False]
-    assert [test["own_held"] for test in result["inequality"]] == [False, None]
+    assert [test["own_held"] for test in result["inequality"]] == [False, True]
     by_own = "By each layer's own network the data-processing inequality of I(Y;L) held in 0 of 1"
     assert f"{by_own} tests and was broken in the others (a → b 1 times, by at most 0.20" in text
-    assert text.index(by_own) < text.index("As reported, the inequality of I(Y;L) held in 1 of 1")
-    assert "in 1 of them both values come from one network and are equal" in text
+    reported = "With values taken from later networks it held in 1 of 1 tests, 1 of them equal by"
+    assert text.index(by_own) < text.index(reported)
+
+
+@pytest.mark.parametrize(("own_nats", "held"), [(3.055, True), (3.058, False)])
+def test_findings_without_own_drops_compare_own_values(own_nats, held):
+    result, _ = found(
+        row("a", "x", 3.0, own_nats=3.0), row("b", "x", 3.0, 0.0, 0.01, own_nats=own_nats)
+    )
+    (test,) = result["inequality"]
+    assert test["own_held"] is held
+    assert test["own_stderr"] == pytest.approx(0.02 * math.sqrt(2))
 
 
 def test_findings_with_noise_state_no_theorem():

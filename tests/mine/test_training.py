@@ -24,6 +24,7 @@ from .common import (
     labels,
     naive_donsker_varadhan,
     network,
+    normal,
     off_diagonal,
     randomize,
     samples,
@@ -191,19 +192,22 @@ def test_training_rows_noise_is_on_data_columns_only():
     np.testing.assert_array_equal(training.training_rows(KEY, both.z, 1, rows), wide)
 
 
-def test_train_chunk_noise_differs_between_steps():
+def test_train_chunk_noise_differs_between_steps_and_sides():
     config = replace(BILINEAR, bound="donsker_varadhan")
-    x, z = equal_widths(64)
-    data = stack.stack_samples([(Samples(x, x, 1.0), Samples(z["narrow"]))])
+    x, z = 0.1 * normal(0, 64, 2), np.zeros((64, 2), np.float32)
+    data = stack.stack_samples([(Samples(x, x, 1.0), Samples(z, z, 1.0))])
     state = training.init_stack(KEY[None], data, config)
+    params = {"module": {"mean": jnp.zeros((1, 2)), "maps": 0.5 * jnp.eye(2)[None]}}
     first_rows, second_rows = np.arange(32), np.arange(32, 64)
 
     def mean_nats(*batches):
         chunk = KEY[None], np.stack(batches)[None], np.zeros(1, int), data, config
-        return training.train_chunk(state, np.array([True]), np.zeros(1, np.float32), *chunk)[1]
+        active, rate = np.array([True]), np.zeros(1, np.float32)
+        return training.train_chunk(state._replace(params=params), active, rate, *chunk)[1]
 
-    # At a rate of zero only the noise can depend on the order.
+    # At a rate of zero only the noise can depend on the order; T is large where both sides' agrees.
     assert abs(mean_nats(first_rows, second_rows) - mean_nats(second_rows, first_rows)) > 1e-3
+    assert mean_nats(first_rows, second_rows) < 0.2
 
 
 # Checks.
