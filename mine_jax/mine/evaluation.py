@@ -161,8 +161,8 @@ def _held_out(
     batch = Batch(
         stack.take_rows(data.x.measured, index[0], rows),
         stack.take_rows(data.z.measured, index[1], rows),
-        data.x.columns[index[0]],
-        data.z.columns[index[1]],
+        stack.columns_of(data.x, index[0]),
+        stack.columns_of(data.z, index[1]),
         training.class_weights(data, index[1], config),
     )
     params, part = state.average, state.gaussian
@@ -191,21 +191,13 @@ def _sums_of_shuffles(apply: Any, x_code: Any, z_code: Any, n: int, shuffles: in
 
     joint = shifted(jnp.zeros((), shifts.dtype))
     marginal = jax.lax.map(shifted, shifts)  # one at a time, to save memory
+    return _sums_of_rows(joint, logsumexp(marginal, axis=0), len(shifts))
 
-    def by_column(values: Array) -> Array:
-        """Reorder from the x of each pair to its z."""
-        return jax.vmap(jnp.roll)(values, shifts)
 
-    rows = logsumexp(marginal, axis=0)
-    full = jnp.logaddexp(rows + np.log((n - 1) / len(shifts)), joint)
-    return bounds.Sums(
-        joint=joint,
-        rows=rows,
-        columns=logsumexp(by_column(marginal), axis=0),
-        squares=logsumexp(2 * marginal),
-        as_negative=jnp.sum(jnp.exp(by_column(marginal - full[None])), 0) * (n - 1) / len(shifts),
-        others=jnp.asarray(float(len(shifts))),
-    )
+def _sums_of_rows(joint: Array, rows: Array, others: int) -> bounds.Sums:
+    """Return sums that give the value of a bound, but not its influences."""
+    nothing = jnp.zeros_like(joint)
+    return bounds.Sums(joint, rows, nothing, nothing[0], nothing, jnp.asarray(float(others)))
 
 
 def _sums_of_pairs(
@@ -236,10 +228,8 @@ def _sums_of_pairs(
 
     row_sums, *others = jax.lax.map(block, positions)
     row_sums = row_sums.reshape(-1)[:n]
-    number = jnp.asarray(float(n - 1))
     if not errors:
-        nothing = jnp.zeros_like(joint)
-        return bounds.Sums(joint, row_sums, nothing, nothing[0], nothing, number)
+        return _sums_of_rows(joint, row_sums, n - 1)
     columns, squares, as_negative = others
     return bounds.Sums(
         joint=joint,
@@ -247,7 +237,7 @@ def _sums_of_pairs(
         columns=logsumexp(columns, axis=0),
         squares=logsumexp(squares),
         as_negative=jnp.sum(as_negative, axis=0),
-        others=number,
+        others=jnp.asarray(float(n - 1)),
     )
 
 

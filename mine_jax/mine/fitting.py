@@ -75,7 +75,8 @@ def fit(
 
     Raises:
       TypeError: if `key` is no PRNG key.
-      ValueError: if shapes do not fit, or there are fewer than 2 rows of either kind.
+      ValueError: if shapes do not fit, rows are out of range, or there are fewer than 2 of either
+        kind.
     """
     key, data = training.check_key(key, "fit"), training.check_data(x, z)
     training.check_state(state, data, config)
@@ -85,8 +86,13 @@ def fit(
             "train_rows and validation_rows must be (m,) and (s,) with at least 2 rows each; got "
             f"{shapes[0]} and {shapes[1]}"
         )
+    n = data.x.measured.shape[1]
+    for name, rows in (("train_rows", train_rows), ("validation_rows", validation_rows)):
+        low, high = np.min(rows), np.max(rows)
+        if low < 0 or high >= n:
+            raise ValueError(f"{name} must be in 0 … {n - 1}, got rows from {low} to {high}")
     networks = len(data.x.index)
-    num_test = max(2, data.x.measured.shape[1] - shapes[0][0] - shapes[1][0])
+    num_test = max(2, n - shapes[0][0] - shapes[1][0])
     best, info = fit_stack(
         key[None],
         state,

@@ -85,8 +85,9 @@ def stack_samples(pairs: Sequence[tuple[Samples, Samples]], repeats: int = 1) ->
 
 
 def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
-    different = list({id(each.measured): each for each in samples}.values())
-    place = {id(each.measured): i for i, each in enumerate(different)}
+    keys = [(id(each.measured), id(each.noiseless), each.noise_std) for each in samples]
+    different = list(dict(zip(keys, samples, strict=True)).values())
+    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     noisy = any(each.noiseless is not None for each in samples)
     quiet = [
         each.measured if each.noiseless is None else each.noiseless
@@ -98,9 +99,7 @@ def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
         noiseless=_pad_and_stack(quiet) if noisy else None,
         noise_std=deviations if noisy else None,
         columns=np.array([num_columns(each.measured) for each in different], np.int32),
-        index=np.repeat(
-            np.array([place[id(each.measured)] for each in samples], np.int32), repeats
-        ),
+        index=np.repeat(np.array([place[key] for key in keys], np.int32), repeats),
     )
 
 
@@ -115,6 +114,11 @@ def _pad_and_stack(arrays: Sequence[Any]) -> Array:
 def take_rows(arrays: Array, index: Array, rows: Array) -> Array:
     """Return rows of one array of a side, as float32."""
     return devices.shard_batch(arrays[index, devices.shard_batch(rows)]).astype(jnp.float32)
+
+
+def columns_of(side: Side, index: Array) -> Array:
+    """Return the number of columns of one array of a side that are data, ()."""
+    return jnp.asarray(side.columns)[index]  # a NumPy array under an outer trace
 
 
 def map_networks(

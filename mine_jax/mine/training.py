@@ -197,7 +197,7 @@ def init_network(
 
     def both(module: Any) -> Array:
         codes = [
-            encode(jnp.zeros((1, *side.measured.shape[2:])), jnp.asarray(side.columns)[index], part)
+            encode(jnp.zeros((1, *side.measured.shape[2:])), stack.columns_of(side, index), part)
             for encode, side, index in (
                 (module.encode_x, x, x_index),
                 (module.encode_z, z, z_index),
@@ -297,6 +297,14 @@ def step(
     """
     key, data = check_key(key, "step"), check_data(x, z)
     check_state(state, data, config)
+    state, info = _step_stack(key, state, data, config)
+    return state, squeeze(info, x, z)
+
+
+@jit(static_argnames=("config",))
+def _step_stack(
+    key: Array, state: MineState, data: Data, config: MineConfig
+) -> tuple[MineState, MineInfo]:
     order = jax.random.permutation(key, data.x.measured.shape[1])
     rate = jnp.asarray(config.learning_rate)
 
@@ -304,15 +312,14 @@ def step(
         batch = Batch(
             stack.take_rows(data.x.measured, x_index, order),
             stack.take_rows(data.z.measured, z_index, order),
-            jnp.asarray(data.x.columns)[x_index],
-            jnp.asarray(data.z.columns)[z_index],
+            stack.columns_of(data.x, x_index),
+            stack.columns_of(data.z, z_index),
             class_weights(data, z_index, config),
         )
         return ascend(state, batch, rate, config)
 
     mapper = stack.resolve_mapper(config.mapper)
-    state, info = stack.map_networks(mapper, one, state, data.x.index, data.z.index)
-    return state, squeeze(info, x, z)
+    return stack.map_networks(mapper, one, state, data.x.index, data.z.index)
 
 
 @jit(static_argnames=("config",))
@@ -346,7 +353,7 @@ def train_chunk(
         state: MineState, rate: Array, fold: Array, x_index: Array, z_index: Array
     ) -> tuple[MineState, Array]:
         weights = class_weights(data, z_index, config)
-        columns = data.x.columns[x_index], data.z.columns[z_index]
+        columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
 
         def body(state: MineState, batch: tuple[Array, Array]) -> tuple[MineState, Array]:
             rows, number = batch
@@ -381,10 +388,11 @@ def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
     noise_std = jnp.asarray(side.noise_std)[index]
 
     def noise_of(column: Array) -> Array:
-        deviation = jnp.where(column < side.columns[index], noise_std, 0)
+        deviation = jnp.where(column < stack.columns_of(side, index), noise_std, 0)
         return deviation * jax.random.normal(jax.random.fold_in(key, column), rows.shape)
 
-    return values + jax.vmap(noise_of, out_axes=1)(jnp.arange(values.shape[1]))
+    noise = jax.vmap(noise_of, out_axes=1)(jnp.arange(stack.num_columns(values)))
+    return values + noise.reshape(values.shape)
 
 
 @jit(static_argnames=("config",), fast_compile=True)
@@ -456,6 +464,13 @@ def check_data(x: Arrays, z: Arrays) -> Data:
         )
     if len({stack.num_columns(array) for array in right.values()}) != 1 and labels == {True}:
         raise ValueError(f"labels of a stack must have the same number of classes, got {shapes}")
+    for name, side in (("x", left), ("z", right)):
+        kinds = {np.shape(each)[1:] if np.ndim(each) == 4 else "vectors" for each in side.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"arrays of a stack must all be vectors, or images of one shape; got {name} "
+                f"{[np.shape(each) for each in side.values()]}. Flatten them, or take each alone"
+            )
     return stack.stack_samples(
         [(Samples(left[a]), Samples(right[b])) for a, b in stack.pairs_of(x, z)]
     )

@@ -191,6 +191,12 @@ def test_fit_bad_rows_are_named_by_shape(train, validation):
     assert f"{train.shape} and {validation.shape}" in str(error.value)
 
 
+@pytest.mark.parametrize("rows", [np.array([0, 240]), np.array([-1, 3])])
+def test_fit_rows_out_of_range_are_named(rows):
+    with pytest.raises(ValueError, match=rf"validation_rows must be in 0 … 239.*{rows[0]} to"):
+        mine.fit(KEY, start(), *equal_widths(240), TRAIN, rows, SMALL)
+
+
 # Decisions, on given validation values: no network is trained.
 
 

@@ -28,6 +28,14 @@ def test_stack_samples_pads_and_holds_shared_arrays_once():
     np.testing.assert_array_equal(data.z.noise_std, np.float32([0.5, 0]))
 
 
+def test_stack_samples_one_array_with_two_noise_levels_is_two():
+    x, z = samples()
+    pairs = [(Samples(x), Samples(z["narrow"], z["narrow"], std)) for std in (0.1, 0.9, 0.1)]
+    side = stack.stack_samples(pairs).z
+    np.testing.assert_array_equal(side.noise_std[side.index], np.float32([0.1, 0.9, 0.1]))
+    assert side.measured.shape[0] == 2
+
+
 def test_take_rows_of_labels_is_float():
     rows = stack.take_rows(jnp.asarray(labels())[None], 0, jnp.array([5, 2]))
     assert rows.dtype == jnp.float32

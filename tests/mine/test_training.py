@@ -192,6 +192,14 @@ def test_training_rows_noise_is_on_data_columns_only():
     np.testing.assert_array_equal(training.training_rows(KEY, both.z, 1, rows), wide)
 
 
+def test_training_rows_of_images_have_noise_in_each_pixel():
+    images = np.zeros((2000, 3, 2, 2), np.float32)
+    side = stack.stack_samples([(Samples(images, images, 0.5), Samples(images))]).x
+    noise = np.asarray(training.training_rows(KEY, side, 0, jnp.arange(2000)))
+    assert noise.shape == images.shape
+    assert np.abs(np.cov(noise.reshape(2000, 12).T) - 0.25 * np.eye(12)).max() < 0.05
+
+
 def test_train_chunk_noise_differs_between_steps_and_sides():
     config = replace(BILINEAR, bound="donsker_varadhan")
     x, z = 0.1 * normal(0, 64, 2), np.zeros((64, 2), np.float32)
@@ -208,6 +216,17 @@ def test_train_chunk_noise_differs_between_steps_and_sides():
     # At a rate of zero only the noise can depend on the order; T is large where both sides' agrees.
     assert abs(mean_nats(first_rows, second_rows) - mean_nats(second_rows, first_rows)) > 1e-3
     assert mean_nats(first_rows, second_rows) < 0.2
+
+
+@pytest.mark.parametrize("mapper", ["vmap", "map"])
+def test_step_second_time_compiles_nothing(mapper, compilations):
+    x, z = samples()
+    config = replace(CONFIG, mapper=mapper, learning_rate=0.0123)  # unlike any other test
+    state = mine.init(KEY, x, z, config)
+    state, _ = mine.step(KEY, state, x, z, config)
+    with compilations() as again:
+        mine.step(KEY, state, x, z, config)
+    assert not again
 
 
 # Checks.
@@ -240,6 +259,7 @@ def test_check_key_legacy_key_is_wrapped_and_others_raise():
 
 
 NUMBERS, CLASSES = np.zeros((8, 2), np.float32), np.zeros((8, 3), np.uint8)
+IMAGES = np.zeros((8, 3, 3, 1), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +271,8 @@ NUMBERS, CLASSES = np.zeros((8, 2), np.float32), np.zeros((8, 3), np.uint8)
         (CLASSES, NUMBERS, r"must be passed as z.*x \['uint8'\] and z \['float32'\]"),
         (NUMBERS, {"a": CLASSES, "b": NUMBERS}, r"mix.*z \['uint8', 'float32'\]"),
         (NUMBERS, {"a": CLASSES, "b": CLASSES[:, :2]}, r"classes.*\(8, 3\), \(8, 2\)"),
+        ({"a": NUMBERS, "b": IMAGES}, NUMBERS, r"or images of one shape; got x \[\(8, 2\)"),
+        (NUMBERS, {"a": IMAGES, "b": IMAGES[:, 1:]}, r"got z .*\(8, 2, 3, 1\)\]"),
     ],
 )
 def test_check_data_bad_samples_are_named(x, z, message):
