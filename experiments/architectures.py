@@ -14,7 +14,7 @@ widths and depths (architectures). A network is consistent if its values spread 
   about the same mutual information in all of them: as samples like any others, and as the main job
   observes them ("observed").
 
-Networks as published (`MineConfig.published`) take samples that are only centred and scaled.
+Networks as published (`MineConfig.published`) take columns that are only standardized.
 
 Rows go to rows.jsonl in --out_dir as soon as they are known; tables (architectures.md, also
 printed) and a figure (architectures.png) follow. Values are in nats, or in % of the truth.
@@ -34,7 +34,6 @@ import plots
 from absl import flags
 from architectures_data import (
     OBSERVED,
-    Array,
     Layer,
     Sample,
     draw_noisy,
@@ -116,22 +115,12 @@ def flag_values() -> dict[str, Any]:
     return values
 
 
-def standardize(values: Array) -> Array:
-    """Centre samples and divide them by one number, float32, of the same shape.
-
-    One number for all columns: pixels that hardly vary would otherwise count as much as others.
-    """
-    centred = values - values.mean(axis=0, keepdims=True, dtype=np.float64).astype(values.dtype)
-    scale = math.sqrt(np.mean(np.square(centred), dtype=np.float64)) or 1.0
-    return np.asarray(centred / scale, np.float32)
-
-
 def prepare_pair(pair: Pair, network: Network) -> Pair:
     """Prepare a pair for this family: as `mine_jax.lower_bound` does, or only standardized."""
     sides = pair.x.measured, pair.z.measured
     if network.published:
         keep = network.convolves
-        sides = [standardize(side if keep else side.reshape(len(side), -1)) for side in sides]
+        sides = [estimate.prepare(side, "x", "standardized", keep_shape=keep) for side in sides]
     elif network.convolves:
         sides = [estimate.prepare(side, keep_shape=True) for side in sides]
     else:

@@ -17,7 +17,7 @@ from scipy import special
 
 from mine_jax import classifier, information_plane
 from mine_jax.estimate import Pair
-from mine_jax.information_plane import PlaneConfig, exact
+from mine_jax.information_plane import PlaneConfig, exact, probe_rows
 from mine_jax.information_plane.records import RunFolder
 from mine_jax.lenet import LeNet5
 from mine_jax.lenet.datasets import Dataset
@@ -241,7 +241,7 @@ def trained_layers(
         )
     if last is None:
         folder.save(epochs, state)
-    rows = np.random.default_rng(0).permutation(len(data.train_images))[:n]
+    rows = probe_rows(PlaneConfig(probe_size=max(n, 20)), len(data.train_images))[:n]
     activations = classifier.probe(state.params, model, data.train_images[rows], tuple(names))
     keys = jax.random.split(noise_key, len(names))
     return {

@@ -39,7 +39,7 @@ def chunk_call(data: "Data", config: "MineConfig", steps: int) -> Callable[[], A
     import numpy as np
 
     from mine_jax import devices
-    from mine_jax.mine import training
+    from mine_jax.mine import chunks, training
 
     networks = len(data.x.index)
     state = training.init_stack(jax.random.split(jax.random.key(0), networks), data, config)
@@ -56,7 +56,7 @@ def chunk_call(data: "Data", config: "MineConfig", steps: int) -> Callable[[], A
             data,
         )
     )
-    return partial(training.train_chunk, *arguments, config)
+    return partial(chunks.train_chunk, *arguments, config)
 
 
 def measure(steps: int, repeats: int) -> list[dict[str, Any]]:

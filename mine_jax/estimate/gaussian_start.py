@@ -102,7 +102,7 @@ def _closed_forms(
     """Yield the Gaussian parts of each closed form; the first one is at temperature 1."""
     if labels:
         for ridge, threshold in itertools.product(LABEL_RIDGES, MEAN_THRESHOLDS):
-            part = discriminant_form(data, train_rows, fold, ridge, threshold)
+            part = discriminant_form(data, train_rows, fold, ridge, threshold, config)
             yield [temper_discriminants(part, t) for t in temperatures]
         return
     assert fresh.gaussian is not None
@@ -114,8 +114,8 @@ def _closed_forms(
             temper_correlations(form, t, number)
             for number, t in itertools.product(leading, temperatures[:2])
         ]
-    widths = [stack.num_columns(side.measured[0]) for side in data]
-    if widths[0] == widths[1] <= width:
+    columns = [np.asarray(side.columns)[np.asarray(side.index)] for side in data]
+    if np.any((columns[0] == columns[1]) & (columns[0] <= width)):
         form = paired_form(data, train_rows, fold, width, config)
         yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures]
 
@@ -216,10 +216,11 @@ def paired_form(
 
     Both sides are rotated alike, by the eigenvectors of the symmetric part of their
     cross-covariance, which leaves one correlation per direction to fit instead of d² canonical
-    weights: that many over-fit. Networks of different numbers of columns get no correlation.
+    weights: that many over-fit. Networks of different numbers of columns, or of more than `width`,
+    get no correlation.
 
     Args:
-      data: samples of the stack, both sides padded to the same width.
+      data: samples of the stack.
       train_rows: (folds, m).
       fold: the fold of each network, (networks,).
       width: number of canonical pairs.
@@ -233,17 +234,24 @@ def paired_form(
         rows = train_rows[fold]
         x = _side(data.x, x_index, rows, rows[:1])
         z = _side(data.z, z_index, rows, rows[:1])
+        widths = x.train.shape[1], z.train.shape[1]
         cross = x.train.T @ z.train / len(rows)
-        _, axes = jnp.linalg.eigh((cross + cross.T) / 2)
-        a, b = x.train @ axes, z.train @ axes
+        cross = jnp.pad(cross, [(0, max(widths) - size) for size in widths])
+        values, axes = jnp.linalg.eigh((cross + cross.T) / 2)
+        axes = axes[:, jnp.argsort(-jnp.abs(values))[:width]]  # those of padding come last
+        on_axes = axes[: widths[0]], axes[: widths[1]]
+        a, b = x.train @ on_axes[0], z.train @ on_axes[1]
         sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
         on_x, on_z = _inverse_spread(a, x.noise_std), _inverse_spread(b, z.noise_std) * sign
         a, b = a * on_x[None], b * on_z[None]
         noise = (x.noise_std * on_x) ** 2 + (z.noise_std * on_z) ** 2
         gap = _gap((jnp.mean((a - b) ** 2, axis=0) + noise) / 2, a, b, len(rows))
-        gap = jnp.where(x.columns == z.columns, gap, 1.0)
+        gap = jnp.where((x.columns == z.columns) & (x.columns <= width), gap, 1.0)
         padding = 0, width - len(gap)
-        projections = [jnp.pad(axes * scale[None], ((0, 0), padding)) for scale in (on_x, on_z)]
+        projections = [
+            jnp.pad(side * scale[None], ((0, 0), padding))
+            for side, scale in zip(on_axes, (on_x, on_z), strict=True)
+        ]
         gap = jnp.pad(gap, padding, constant_values=1.0)
         return Correlated(x.mean, projections[0], z.mean, projections[1], gap)
 
@@ -313,9 +321,14 @@ def temper_correlations(form: Correlated, temperature: float, leading: int) -> G
     return GaussianPart(*form[:4], cross=rho / gap, x_square=square, z_square=square)
 
 
-@jit(fast_compile=True)
+@jit(static_argnames=("config",), fast_compile=True)
 def discriminant_form(
-    data: Data, train_rows: Array, fold: Array, ridge: float, threshold: float
+    data: Data,
+    train_rows: Array,
+    fold: Array,
+    ridge: float,
+    threshold: float,
+    config: MineConfig,
 ) -> GaussianPart:
     """Compute the linear discriminants of classes (Fisher 1936): a log density ratio.
 
@@ -331,6 +344,7 @@ def discriminant_form(
       fold: the fold of each network, (networks,).
       ridge: amount of shrinkage.
       threshold: in standard errors.
+      config: the configuration.
 
     Returns:
       The Gaussian part of every network, networks in front.
@@ -366,7 +380,7 @@ def discriminant_form(
             z_square=-ones / 2 - bias,
         )
 
-    mapper = stack.resolve_mapper("auto")
+    mapper = stack.resolve_mapper(config.mapper)
     return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
 
 

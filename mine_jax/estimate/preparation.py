@@ -94,7 +94,9 @@ def prepare(
             "standardized": [_standardize],
         }
         blocks = [transform(columns, name) for transform in transforms.get(scale, [_normal_scores])]
-        return jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
+        prepared = jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
+        images = image_shape(values.shape) if keep_shape else None
+        return prepared if images is None else prepared.reshape(images)
     columns = clip_outlying_rows(columns, name)
     scaled = _scale_jointly(columns, name)
     shape = image_shape(values.shape)

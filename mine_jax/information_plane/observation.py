@@ -189,7 +189,7 @@ def _prepare(
 ) -> jax.Array:
     if config.standardized:
         values = np.asarray(values)
-        return estimate.prepare(values.reshape(len(values), -1), name, scale="columns")
+        return estimate.prepare(values.reshape(len(values), -1), name, scale="standardized")
     return estimate.prepare(values, name, align_to=align_to)
 
 

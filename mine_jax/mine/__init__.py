@@ -5,7 +5,7 @@ Algorithm 1, as the poster has it, beside the functions that do it:
 | algorithm | code |
 |---|---|
 | initialize θ | `init` (`training.init_network`) |
-| draw b samples (x_i, z_i) of the joint | `training.draw_batches`, `training.train_chunk` |
+| draw b samples (x_i, z_i) of the joint | `chunks.draw_batches`, `chunks.train_chunk` |
 | draw b samples z̄_i of the marginal | `training.score_batch`: a shuffle of the batch, or more |
 | ν(θ) = (1/b) Σ T_θ(x_i, z_i) − log((1/b) Σ exp T_θ(x_i, z̄_i)) | `bounds.donsker_varadhan` |
 | corrected gradient of ν (eq. 12) | `bounds.bias_corrected`, `bounds.update_log_partition` |

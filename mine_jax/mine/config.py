@@ -75,8 +75,8 @@ class MineConfig:
       weight_decay: per step and unit of the learning rate (decoupled).
       partition_weight: weight of a new batch in the moving average of the partition function, for
         `bound="mine"`.
-      ema_decay: decay, per step, of the moving average of the weights, which is what is evaluated:
-        its scores do not jump from step to step. 0 evaluates the weights themselves.
+      ema_decay: decay per step of the moving average of the weights. The averaged weights are
+        evaluated, because their scores vary less between steps. 0 evaluates the weights themselves.
       check_every: steps between two evaluations on the validation samples.
       patience: checks without improvement before a learning-rate drop, or the end.
       min_improvement: smallest gain on the validation samples that counts, in nats.
@@ -89,7 +89,8 @@ class MineConfig:
       validation_shuffles: marginal pairs for each validation sample, for networks that are not
         separable.
       mapper: how one program runs a stack of networks: "vmap" all at once, "map" one after another,
-        which skips those that have ended; "auto" for "map" on one CPU, "vmap" elsewhere.
+        which skips those that have ended; "auto" for "map" on a CPU, whose devices share the
+        networks, and "vmap" on accelerators and within `devices.use`.
 
     Raises:
       ValueError: naming every value that is out of its range.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mine_jax.mine import stack, training
+from mine_jax.mine import chunks, stack, training
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.evaluation import validation_nats
 from mine_jax.mine.stack import Array, Data
@@ -156,11 +156,11 @@ def fit_stack(
             finite=np.isfinite(np.stack(history)).all(axis=0),
         )
 
-    for chunk in range(num_chunks):
-        batch_keys, noise_keys = chunk_keys(keys, chunk)
+    for number in range(num_chunks):
+        batch_keys, noise_keys = chunk_keys(keys, number)
         rate = (config.learning_rate / LR_DROP**drops).astype(np.float32)
-        batches = training.draw_batches(batch_keys, train_rows, config)
-        state, batch_nats = training.train_chunk(
+        batches = chunks.draw_batches(batch_keys, train_rows, config)
+        state, batch_nats = chunks.train_chunk(
             state, ~done, rate, noise_keys, batches, fold, data, config
         )
         steps = steps + np.where(done, 0, config.check_every).astype(np.int32)
@@ -185,14 +185,14 @@ def fit_stack(
         batch_history.append(np.asarray(batch_nats))
         history.append(nats)
         if on_check is not None:
-            on_check((chunk + 1) * config.check_every, num_chunks * config.check_every, report())
+            on_check((number + 1) * config.check_every, num_chunks * config.check_every, report())
         if done.all():
             break
     return (state if config.reported_state == "last" else best), report()
 
 
-def chunk_keys(keys: Array, chunk: int) -> tuple[Array, Array]:
+def chunk_keys(keys: Array, number: int) -> tuple[Array, Array]:
     """Return the keys (folds,) of a chunk's batches and of its noise."""
-    folded = jax.vmap(lambda key: jax.random.fold_in(key, chunk))(keys)
+    folded = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
     both = jax.vmap(jax.random.split)(folded)
     return both[:, 0], both[:, 1]

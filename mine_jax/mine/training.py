@@ -4,6 +4,7 @@ The functions of one network come first; `init` and `step` apply them to a stack
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -47,7 +48,8 @@ class MineInfo(NamedTuple):
     """What a step reports.
 
     Attributes:
-      bound: the objective on the batch before the step, in nats.
+      bound: the bound on the batch before the step, in nats: the objective, or Donsker–Varadhan's
+        with `bound="mine"`.
       gradient_norm: norm of its gradient.
     """
 
@@ -92,21 +94,23 @@ def ascend(
       The next state, and the objective before the step.
     """
 
-    def negative_objective(params: Any) -> tuple[Array, Array]:
+    def negative_objective(params: Any) -> tuple[Array, tuple[Array, Array]]:
         scores = score_batch(params, state.gaussian, batch, config)
         average = state.log_partition
-        if config.bound == "mine":  # the only objective that needs it
-            average = bounds.update_log_partition(
-                average,
-                bounds.log_mean_exp(scores.rows, scores.weights),
-                weight=config.partition_weight,
-                first=state.steps == 0,
-            )
-        return -bounds.objective(config.bound, scores, average), average
+        if config.bound != "mine":
+            value = bounds.objective(config.bound, scores, average)
+            return -value, (value, average)
+        average = bounds.update_log_partition(
+            average,
+            bounds.log_mean_exp(scores.rows, scores.weights),
+            weight=config.partition_weight,
+            first=state.steps == 0,
+        )
+        # Of the corrected objective only the gradient has a meaning.
+        value = bounds.donsker_varadhan(scores.joint, scores.rows, scores.weights)
+        return -bounds.objective(config.bound, scores, average), (value, average)
 
-    (loss, log_partition), gradient = jax.value_and_grad(negative_objective, has_aux=True)(
-        state.params
-    )
+    gradient, (value, log_partition) = jax.grad(negative_objective, has_aux=True)(state.params)
     updates, opt_state = optimizer(config).update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda old, change: old - rate * change, state.params, updates)
     average = jax.tree.map(
@@ -115,7 +119,7 @@ def ascend(
     next_state = MineState(
         params, average, opt_state, state.gaussian, log_partition, state.steps + 1
     )
-    return next_state, MineInfo(-loss, optax.tree.norm(gradient))
+    return next_state, MineInfo(value, optax.tree.norm(gradient))
 
 
 def score_batch(
@@ -322,105 +326,6 @@ def _step_stack(
     return stack.map_networks(mapper, one, state, data.x.index, data.z.index)
 
 
-@jit(static_argnames=("config",))
-def train_chunk(
-    state: MineState,
-    active: Array,
-    rate: Array,
-    keys: Array,
-    batches: Array,
-    fold: Array,
-    data: Data,
-    config: MineConfig,
-) -> tuple[MineState, Array]:
-    """Take a step of every active network for each batch.
-
-    Args:
-      state: of the stack.
-      active: networks to train, (networks,); the others stay as they are.
-      rate: learning rates, (networks,).
-      keys: keys for fresh noise, (folds,): the same for all networks of a fold.
-      batches: rows, (folds, steps, b).
-      fold: the fold of each network, (networks,).
-      data: samples of the stack.
-      config: the configuration.
-
-    Returns:
-      The states, and the mean objective over the batches, (networks,), nan where not active.
-    """
-
-    def one(
-        state: MineState, rate: Array, fold: Array, x_index: Array, z_index: Array
-    ) -> tuple[MineState, Array]:
-        weights = class_weights(data, z_index, config)
-        columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
-
-        def body(state: MineState, batch: tuple[Array, Array]) -> tuple[MineState, Array]:
-            rows, number = batch
-            x_key, z_key = jax.random.split(jax.random.fold_in(keys[fold], number))
-            x = training_rows(x_key, data.x, x_index, rows)
-            z = training_rows(z_key, data.z, z_index, rows)
-            state, info = ascend(state, Batch(x, z, *columns, weights), rate, config)
-            return state, info.bound
-
-        numbers = jnp.arange(batches.shape[1])
-        state, nats = jax.lax.scan(body, state, (batches[fold], numbers))
-        return state, jnp.mean(nats)
-
-    nothing = jnp.full(len(active), jnp.nan)
-    return stack.map_networks(
-        stack.resolve_mapper(config.mapper),
-        one,
-        *(state, rate, fold, data.x.index, data.z.index),
-        active=active,
-        otherwise=(state, nothing),
-    )
-
-
-def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
-    """Return rows of one array, with fresh noise if there is any.
-
-    A key for each column: the noise of a network does not depend on the others of its stack.
-    """
-    if side.noiseless is None or side.noise_std is None:
-        return stack.take_rows(side.measured, index, rows)
-    values = stack.take_rows(side.noiseless, index, rows)
-    noise_std = jnp.asarray(side.noise_std)[index]
-
-    def noise_of(column: Array) -> Array:
-        deviation = jnp.where(column < stack.columns_of(side, index), noise_std, 0)
-        return deviation * jax.random.normal(jax.random.fold_in(key, column), rows.shape)
-
-    noise = jax.vmap(noise_of, out_axes=1)(jnp.arange(stack.num_columns(values)))
-    return values + noise.reshape(values.shape)
-
-
-@jit(static_argnames=("config",), fast_compile=True)
-def draw_batches(keys: Array, train_rows: Array, config: MineConfig) -> Array:
-    """Draw the batches of a chunk: passes over all training rows in random order.
-
-    Args:
-      keys: PRNG keys, (folds,).
-      train_rows: (folds, m).
-      config: `check_every` and `batch_size`.
-
-    Returns:
-      Rows, (folds, check_every, b).
-    """
-    size = min(config.batch_size, train_rows.shape[1])
-    per_pass = train_rows.shape[1] // size
-    passes = -(-config.check_every // per_pass)
-
-    def one(key: Array, rows: Array) -> Array:
-        def shuffled(key: Array) -> Array:
-            return jax.random.permutation(key, rows)[: per_pass * size].reshape(per_pass, size)
-
-        orders = jax.vmap(shuffled)(jax.random.split(key, passes))
-        return orders.reshape(-1, size)[: config.check_every]
-
-    return jax.vmap(one)(keys, train_rows)
-
-
 # --- Checks ---------------------------------------------------------------------------------------
 
 
@@ -478,9 +383,28 @@ def check_data(x: Arrays, z: Arrays) -> Data:
 
 def check_state(state: MineState, data: Data, config: MineConfig) -> None:
     """Raise ValueError unless the state is one of networks for these samples."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(data.x.index)))
-    wanted = jax.eval_shape(lambda keys: init_stack(keys, data, config), keys)
-    check_same_shapes(state, wanted)
+    sides = tuple(
+        (side.measured.shape, side.measured.dtype, tuple(side.columns), tuple(side.index))
+        for side in data
+    )
+    check_same_shapes(state, _expected_state(sides, config))
+
+
+@lru_cache(maxsize=64)  # tracing takes longer than a step
+def _expected_state(sides: tuple[tuple, tuple], config: MineConfig) -> MineState:
+    """Return the shapes of untrained networks."""
+    measured: Any = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, *_ in sides]
+    x, z = (
+        Side(array, None, None, np.array(columns), np.array(index))
+        for array, (_, _, columns, index) in zip(measured, sides, strict=True)
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(x.index)))
+
+    def init_of(keys: Array, x_measured: Array, z_measured: Array) -> MineState:
+        data = Data(x._replace(measured=x_measured), z._replace(measured=z_measured))
+        return init_stack(keys, data, config)
+
+    return jax.eval_shape(init_of, keys, x.measured, z.measured)
 
 
 def check_same_shapes(state: MineState, wanted: MineState) -> None:

@@ -115,7 +115,7 @@ def test_paired_form_shifted_and_reflected_noise_is_log_density_ratio():
     noise = float32(noise_std * rng.normal(size=x.shape))
     plain, reflected = Samples(x + noise), Samples(noise - x, -x, noise_std)
     data = stack.stack_samples(
-        [(Samples(x), plain), (Samples(x), reflected), (Samples(x), Samples(x[:, :2]))]
+        [(Samples(x), plain), (Samples(x), reflected), (Samples(x), Samples(np.tile(x, 2)))]
     )
     form = gaussian_start.paired_form(data, TRAIN, np.zeros(3, np.int32), 4, CONFIG)
     parts = gaussian_start.temper_correlations(form, 1.0, gaussian_start.ALL_PAIRS)
@@ -124,9 +124,28 @@ def test_paired_form_shifted_and_reflected_noise_is_log_density_ratio():
         cross = sign * covariance
         joint = np.block([[covariance, cross], [cross, covariance + noise_std**2 * np.eye(3)]])
         rows = slice(0, NUM_PAIRS)
-        scores = gaussian_scores(network(parts, number), x[rows], z[rows])
+        scores = gaussian_scores(network(parts, number), x[rows], _pad(z[rows], 6))
         assert_equal_up_to_constant(scores, log_density_ratio(joint, x[rows], z[rows]), 0.05)
     assert not np.any(parts.cross[2])  # columns of sides of different widths do not belong together
+
+
+def test_choose_start_is_that_of_the_network_alone_beside_wider_ones():
+    # Canonical pairs of 40 columns over-fit: paired columns win.
+    x, noise, other = float32(np.random.default_rng(0).normal(size=(3, 600, 40)))
+    a, b = Samples(x + 2 * noise), Samples(np.concatenate([other, x[:, :1]], axis=1))
+    rows = np.split(np.arange(600, dtype=np.int32)[None], [400], axis=1)
+    config = MineConfig(network="separable", hidden=4)
+    parts = []
+    for pairs in ([(Samples(x), a)], [(Samples(x), a), (Samples(x), b)]):
+        data, fold = stack.stack_samples(pairs), np.zeros(len(pairs), np.int32)
+        fresh = init_stack(jax.random.split(jax.random.key(0), len(pairs)), data, config)
+        start = gaussian_start.choose_start(fresh, None, data, *rows, fold, 100, config)
+        parts.append(network(start.gaussian, 0))
+    cross = [np.sort(part.cross)[-40:] for part in parts]
+    np.testing.assert_allclose(cross[0], cross[1], rtol=1e-3)
+    paired = gaussian_start.paired_form(data, rows[0], fold, 41, config)
+    best = gaussian_start.temper_correlations(paired, 1.0, gaussian_start.ALL_PAIRS).cross[0]
+    assert np.isclose(cross[0].max() / best.max(), gaussian_start.TEMPERATURES, rtol=0.3).any()
 
 
 def test_temper_correlations_is_density_ratio_of_smaller_correlations():
@@ -165,7 +184,7 @@ def classes():
 def discriminants(x_sides, labels, ridge=0.0, threshold=0.0):
     data = stack.stack_samples([(x, Samples(labels)) for x in x_sides])
     fold = np.zeros(len(x_sides), np.int32)
-    return gaussian_start.discriminant_form(data, TRAIN, fold, ridge, threshold)
+    return gaussian_start.discriminant_form(data, TRAIN, fold, ridge, threshold, MineConfig())
 
 
 def test_discriminant_form_gaussian_classes_is_log_density_ratio(classes):

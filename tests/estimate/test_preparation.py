@@ -147,6 +147,9 @@ def test_prepare_keep_shape_centres_and_scales_images():
     np.testing.assert_allclose(np.mean(kept**2), 1, rtol=1e-4)
     assert prepare(images[..., 0], keep_shape=True).shape == (50, 5, 4, 1)
     assert prepare(images[:, :3], keep_shape=True).shape == (50, 3 * 4 * 2)
+    standardized = np.asarray(prepare(images, scale="standardized", keep_shape=True))
+    assert standardized.shape == images.shape
+    np.testing.assert_allclose(standardized.std(axis=0), 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(40, 200), (40, 8, 25)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mine_jax import mine
-from mine_jax.mine import MineConfig, MineState, fitting, stack, training
+from mine_jax.mine import MineConfig, MineState, chunks, fitting, stack, training
 
 from .common import (
     BILINEAR,
@@ -96,14 +96,14 @@ def test_fit_padded_network_equals_separate_fit():
 def test_train_chunk_inactive_network_stays_as_it_is(mapper):
     before = start()
     data = training.check_data(*equal_widths(240))
-    batches = training.draw_batches(KEY[None], TRAIN[None], SMALL)
+    batches = chunks.draw_batches(KEY[None], TRAIN[None], SMALL)
     rate, fold = np.full(2, 1e-2, np.float32), np.zeros(2, np.int32)
     config = replace(SMALL, mapper=mapper)
-    chunks = [
-        training.train_chunk(before, np.array(active), rate, KEY[None], batches, fold, data, config)
+    results = [
+        chunks.train_chunk(before, np.array(active), rate, KEY[None], batches, fold, data, config)
         for active in ([True, True], [True, False])
     ]
-    (both, both_nats), (first, first_nats) = chunks
+    (both, both_nats), (first, first_nats) = results
     assert_trees_equal(network(first, 1), network(before, 1))
     assert_trees_equal(network(first, 0), network(both, 0))
     assert first_nats[0] == both_nats[0]
@@ -215,8 +215,8 @@ def scripted(monkeypatch):
         def validation_nats(*_):
             return np.array(np.broadcast_to(next(script), 2), np.float32)
 
-        monkeypatch.setattr(training, "draw_batches", lambda *_: None)
-        monkeypatch.setattr(training, "train_chunk", train_chunk)
+        monkeypatch.setattr(chunks, "draw_batches", lambda *_: None)
+        monkeypatch.setattr(chunks, "train_chunk", train_chunk)
         monkeypatch.setattr(fitting, "validation_nats", validation_nats)
         start = MineState({}, {}, (), None, np.zeros(2), np.zeros(2, int))
         rows, fold = (TRAIN[None], VALIDATION[None]), np.zeros(2, int)

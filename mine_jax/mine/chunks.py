@@ -1,0 +1,109 @@
+"""A chunk of training: many steps of every network of a stack, in one program."""
+
+import jax
+import jax.numpy as jnp
+
+from mine_jax.compilation import jit
+from mine_jax.mine import stack
+from mine_jax.mine.config import MineConfig
+from mine_jax.mine.stack import Array, Data, Side
+from mine_jax.mine.training import Batch, MineState, ascend, class_weights
+
+
+@jit(static_argnames=("config",))
+def train_chunk(
+    state: MineState,
+    active: Array,
+    rate: Array,
+    keys: Array,
+    batches: Array,
+    fold: Array,
+    data: Data,
+    config: MineConfig,
+) -> tuple[MineState, Array]:
+    """Take a step of every active network for each batch.
+
+    Args:
+      state: of the stack.
+      active: networks to train, (networks,); the others stay as they are.
+      rate: learning rates, (networks,).
+      keys: keys for fresh noise, (folds,): the same for all networks of a fold.
+      batches: rows, (folds, steps, b).
+      fold: the fold of each network, (networks,).
+      data: samples of the stack.
+      config: the configuration.
+
+    Returns:
+      The states, and the mean objective over the batches, (networks,), nan where not active.
+    """
+
+    def one(
+        state: MineState, rate: Array, fold: Array, x_index: Array, z_index: Array
+    ) -> tuple[MineState, Array]:
+        weights = class_weights(data, z_index, config)
+        columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
+
+        def body(state: MineState, batch: tuple[Array, Array]) -> tuple[MineState, Array]:
+            rows, number = batch
+            x_key, z_key = jax.random.split(jax.random.fold_in(keys[fold], number))
+            x = training_rows(x_key, data.x, x_index, rows)
+            z = training_rows(z_key, data.z, z_index, rows)
+            state, info = ascend(state, Batch(x, z, *columns, weights), rate, config)
+            return state, info.bound
+
+        numbers = jnp.arange(batches.shape[1])
+        state, nats = jax.lax.scan(body, state, (batches[fold], numbers))
+        return state, jnp.mean(nats)
+
+    nothing = jnp.full(len(active), jnp.nan)
+    return stack.map_networks(
+        stack.resolve_mapper(config.mapper),
+        one,
+        *(state, rate, fold, data.x.index, data.z.index),
+        active=active,
+        otherwise=(state, nothing),
+    )
+
+
+def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
+    """Return rows of one array, with fresh noise if there is any.
+
+    A key for each column: the noise of a network does not depend on the others of its stack.
+    """
+    if side.noiseless is None or side.noise_std is None:
+        return stack.take_rows(side.measured, index, rows)
+    values = stack.take_rows(side.noiseless, index, rows)
+    noise_std = jnp.asarray(side.noise_std)[index]
+
+    def noise_of(column: Array) -> Array:
+        deviation = jnp.where(column < stack.columns_of(side, index), noise_std, 0)
+        return deviation * jax.random.normal(jax.random.fold_in(key, column), rows.shape)
+
+    noise = jax.vmap(noise_of, out_axes=1)(jnp.arange(stack.num_columns(values)))
+    return values + noise.reshape(values.shape)
+
+
+@jit(static_argnames=("config",), fast_compile=True)
+def draw_batches(keys: Array, train_rows: Array, config: MineConfig) -> Array:
+    """Draw the batches of a chunk: passes over all training rows in random order.
+
+    Args:
+      keys: PRNG keys, (folds,).
+      train_rows: (folds, m).
+      config: `check_every` and `batch_size`.
+
+    Returns:
+      Rows, (folds, check_every, b).
+    """
+    size = min(config.batch_size, train_rows.shape[1])
+    per_pass = train_rows.shape[1] // size
+    passes = -(-config.check_every // per_pass)
+
+    def one(key: Array, rows: Array) -> Array:
+        def shuffled(key: Array) -> Array:
+            return jax.random.permutation(key, rows)[: per_pass * size].reshape(per_pass, size)
+
+        orders = jax.vmap(shuffled)(jax.random.split(key, passes))
+        return orders.reshape(-1, size)[: config.check_every]
+
+    return jax.vmap(one)(keys, train_rows)
