@@ -46,7 +46,7 @@ Row = Mapping[str, Any]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("n", 10_000, "Number of samples, where a problem does not fix it.")
-flags.DEFINE_integer("seeds", 3, "Estimates of each problem, each of other samples.")
+flags.DEFINE_integer("seeds", 3, "Estimates per problem, each on new samples.")
 flags.DEFINE_list("problems", [], "Names of problems, or parts of names. Default: all.")
 flags.DEFINE_enum(
     "half", "both", ("tuned", "held_out", "both"), "Problems used in tuning, or held out of it."

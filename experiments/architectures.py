@@ -23,6 +23,7 @@ printed) and a figure (architectures.png) follow. Values are in nats, or in % of
 import dataclasses
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ from absl import flags
 from architectures_data import (
     OBSERVED,
     Layer,
+    OutOfReach,
     Sample,
     draw_noisy,
     draw_observed,
@@ -75,7 +77,9 @@ flags.DEFINE_integer("n", 10_000, "Samples of each estimate; a fifth of them for
 flags.DEFINE_integer("seeds", 3, "Estimates of each kind, with their own samples and networks.")
 flags.DEFINE_list("parts", list(PARTS), "Parts to measure: synthetic, layers.")
 flags.DEFINE_integer("epochs", 4, "Epochs of LeNet-5's training.")
-flags.DEFINE_float("layer_nats", 3.0, "Mutual information that the noise leaves in a layer, about.")
+flags.DEFINE_float(
+    "layer_nats", 3.0, "Approximate mutual information of a layer and its noisy copy."
+)
 flags.DEFINE_enum(
     "dataset",
     "auto",
@@ -85,7 +89,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
 flags.DEFINE_string("out_dir", "runs/architectures", "Folder for rows, tables and the figure.")
 flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure the missing ones.")
-flags.DEFINE_bool("quick", False, "A small form, only to see that everything runs.")
+flags.DEFINE_bool("quick", False, "Run a small version as a smoke test.")
 flags.adopt_module_key_flags(common)
 
 
@@ -241,9 +245,12 @@ def measure_all(
             if data is None or part == "synthetic":
                 samples = draw_synthetic(values["n"], nats, seed, grid.shapes)
             else:
-                layers = layers or trained_layers(
-                    data, folder, values["epochs"], values["n"], nats, grid.layers
-                )
+                try:
+                    layers = layers or trained_layers(
+                        data, folder, values["epochs"], values["n"], nats, grid.layers
+                    )
+                except OutOfReach as error:
+                    sys.exit(f"error: {error}")
                 for name, layer in layers.items():
                     samples |= draw_noisy(layer, name, seed)
                     if network.takes(OBSERVED):
@@ -264,7 +271,11 @@ def experiment() -> None:
         data = load(values["dataset"], FLAGS.data_dir) if "layers" in values["parts"] else None
         description = {
             "settings": values,
-            "resolved": {"dataset": data.name if data else None},
+            "resolved": {
+                "dataset": data.name if data else None,
+                "default": repr(MineConfig()),
+                "published": repr(MineConfig.published()),
+            },
             "versions": common.versions(),
         }
         folder.open(description, resume=FLAGS.resume, may_differ=RESUMABLE)

@@ -73,7 +73,7 @@ def draw_bars(latents: Array) -> Array:
     """Draw images of a line segment two pixels thick, which fades over one pixel at its border.
 
     Args:
-      latents: (n, 4), standard normal: of the centre's row and column, uniform from 8 to 20
+      latents: (n, 4), standard normal: of the center's row and column, uniform from 8 to 20
         pixels, of the angle, uniform from 0 to 0.8 π (below π, so that no two are alike), and of
         half the length, uniform from 4 to 7 pixels.
 
@@ -179,6 +179,10 @@ def draw_observed(layer: Layer, name: str, seed: int) -> dict[str, Sample]:
     return {f"{name} {OBSERVED}": Sample(dims, pair, layer.nats, layer.stderr, prepared=True)}
 
 
+class OutOfReach(ValueError):
+    """No noise leaves the wanted mutual information."""
+
+
 def solve_noise_std(nats_of: Callable[[float], float], nats: float, scale: float) -> float:
     """Find the σ that leaves about `nats`, by bisection of its logarithm.
 
@@ -188,12 +192,12 @@ def solve_noise_std(nats_of: Callable[[float], float], nats: float, scale: float
       scale: unit of `MIN_NOISE` and `MAX_NOISE`, between which σ is searched.
 
     Raises:
-      ValueError: if no σ in that range leaves as much.
+      OutOfReach: if no σ in that range leaves as much.
     """
     low, high = math.log(MIN_NOISE * scale), math.log(MAX_NOISE * scale)
     most, least = nats_of(math.exp(low)), nats_of(math.exp(high))
     if not least < nats < most:
-        raise ValueError(
+        raise OutOfReach(
             f"--layer_nats={nats:g} is out of reach: the noise leaves from {least:.3g} to "
             f"{most:.3g} nats"
         )

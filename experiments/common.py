@@ -50,9 +50,7 @@ flags.DEFINE_string(
     "Folder for compiled programs, which later runs read. auto: mine_jax/compiled in the user's "
     "cache folder. Empty: none.",
 )
-flags.DEFINE_bool(
-    "publish", False, "Also write the results page and figures of experiments/results and figures."
-)
+flags.DEFINE_bool("publish", False, "Also update experiments/results and experiments/figures.")
 
 
 # --- The program ----------------------------------------------------------------------------------
@@ -152,8 +150,8 @@ def select_devices(processes: bool = False) -> list[str]:
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
     if name in ("cpu", "tpu"):
         jax.config.update("jax_platforms", name)
-    if FLAGS.num_devices == 1 and not FLAGS.coordinator:
-        share_cores()
+    if FLAGS.num_devices > 0 and not FLAGS.coordinator:
+        ask_for_cpu_devices(FLAGS.num_devices if FLAGS.num_devices > 1 else None)
     if folder := cache_folder(FLAGS.compilation_cache):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -169,20 +167,23 @@ def select_devices(processes: bool = False) -> list[str]:
             f"--num_devices={FLAGS.num_devices}, but there are {len(devices)}: "
             f"{', '.join(map(str, devices))}"
         )
-    return [str(device) for device in devices[: _num_devices()]]
+    shared = FLAGS.num_devices == 1 and devices[0].platform == "cpu"  # networks, not samples
+    return [str(device) for device in (devices if shared else devices[: _num_devices()])]
 
 
-def share_cores() -> None:
-    """Give JAX a CPU device for each core, which the networks of a stack are shared among.
+def ask_for_cpu_devices(number: int | None) -> None:
+    """Ask JAX for CPU devices; None for one for each core, which then share the networks.
 
     It has no effect once JAX has started, or where XLA_FLAGS set the number of devices.
     """
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if number is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        number = (len(affinity(0)) if affinity else os.cpu_count()) or 1
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", cores or 1)
+            jax.config.update("jax_num_cpu_devices", number)
 
 
 def device_mesh() -> AbstractContextManager[None]:

@@ -45,7 +45,8 @@ flags.DEFINE_enum(
     "preset",
     "default",
     ("default", "poster"),
-    "Method: the library's, or MINE as published with values of the layers' own networks alone.",
+    "default: the library's method. poster: MINE as published; each layer keeps its own network's "
+    "value.",
 )
 flags.DEFINE_integer("epochs", 40, "Number of training epochs.")
 flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
@@ -221,7 +222,7 @@ def experiment() -> None:
     figures.information_plane(rows, description, path / "information_plane.png")
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
     if FLAGS.publish:
-        suffix = "_noise" if config.noise_std else "_poster" if FLAGS.preset == "poster" else ""
+        suffix = "_poster" * (FLAGS.preset == "poster") + "_noise" * bool(config.noise_std)
         paths = [path / f"{name}{suffix}.png" for name in FIGURES]
         figures.information_plane(rows, description, paths[0])
         figures.mi_over_epochs(rows, result.training, description, paths[1])
@@ -235,7 +236,7 @@ def experiment() -> None:
     parts = {"start": started - START, **result.seconds, "drawing": end - drawing}
     print(
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in parts.items())}; total "
-        f"{end - START:.1f}. Included, summed over threads: compilation {clock.seconds:.1f} for "
+        f"{end - START:.1f}. Of these: compilation {clock.seconds:.1f} for "
         f"{clock.programs} programs, {clock.cache_hits} of them from the compilation cache, and "
         f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(path)}"
     )

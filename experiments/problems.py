@@ -591,14 +591,14 @@ def blobs(latents: Array) -> Array:
     """Draw images of a Gaussian bump.
 
     Args:
-      latents: (n, 3), standard normal: of the centre's row and column, which are uniform from 8
+      latents: (n, 3), standard normal: of the center's row and column, which are uniform from 8
         to 20 pixels, and of the standard deviation, uniform from 1.5 to 4.
 
     Returns:
       (n, 28, 28) from 0 to 1, float32.
     """
-    centre, width = _place(latents[:, :2], 8, 20), _place(latents[:, 2], 1.5, 4)
-    off = np.arange(SIDE) - centre[..., None]
+    center, width = _place(latents[:, :2], 8, 20), _place(latents[:, 2], 1.5, 4)
+    off = np.arange(SIDE) - center[..., None]
     return _outer(np.exp(-(off**2) / (2 * width[:, None, None] ** 2)))
 
 
@@ -606,7 +606,7 @@ def rectangles(latents: Array) -> Array:
     """Draw images of a filled rectangle; the value of a pixel is its covered fraction.
 
     Args:
-      latents: (n, 4), standard normal: of the centre's row and column, uniform from 8 to 20
+      latents: (n, 4), standard normal: of the center's row and column, uniform from 8 to 20
         pixels, and of half the height and half the width, uniform from 2 to 7.
 
     Returns:
@@ -625,18 +625,18 @@ def shapes_of_kinds(latents: Array, kinds: np.ndarray) -> Array:
     Returns:
       (n, 28, 28) from 0 to 1, float32.
     """
-    centre, half = _place(latents[:, :2], 8, 20), _place(latents[:, 2:], 2, 7)
-    full, thin = _cover(centre, half), _cover(centre, np.ones_like(half))
+    center, half = _place(latents[:, :2], 8, 20), _place(latents[:, 2:], 2, 7)
+    full, thin = _cover(center, half), _cover(center, np.ones_like(half))
     rectangle = _outer(full)
     vertical, horizontal = (full[:, 0], thin[:, 1]), (thin[:, 0], full[:, 1])
     plus = np.maximum(*(_outer(np.stack(bar, 1)) for bar in (vertical, horizontal)))
-    frame = rectangle - _outer(_cover(centre, half - 1))
+    frame = rectangle - _outer(_cover(center, half - 1))
     return np.choose(kinds[:, None, None], (rectangle, frame, plus, blobs(latents[:, :3])))
 
 
-def _cover(centre: Array, half: Array) -> Array:
-    """Compute the fraction of each pixel within centre ± half, (…, 28) for (…) each."""
-    low, high = (centre - half)[..., None], (centre + half)[..., None]
+def _cover(center: Array, half: Array) -> Array:
+    """Compute the fraction of each pixel within center ± half, (…, 28) for (…) each."""
+    low, high = (center - half)[..., None], (center + half)[..., None]
     pixel = np.arange(SIDE)
     return np.clip(np.minimum(pixel + 1, high) - np.maximum(pixel, low), 0, 1)
 

@@ -12,7 +12,7 @@ on the test samples. Where the earlier networks are no better than fresh ones on
 samples, a warm start becomes a cold one (`mine_jax.lower_bound`).
 
 MINE as published gets the same samples as the library's networks: of wide layers principal
-components, all columns centred and in one unit. Its last weights give the value.
+components, all columns centered and in one unit. Its last weights give the value.
 
 Rows go to records.jsonl in --out_dir as soon as they are known; tables (warm_start.md, also
 printed) and a figure for each layer and variable (curves_y_relu3.png and so on) follow. A resumed
@@ -68,11 +68,13 @@ flags.DEFINE_list(
     "layers", ["conv1", "conv2", "relu3", "softmax"], "Layers to observe, in the order of depth."
 )
 flags.DEFINE_list("targets", ["16"], "Epochs at which warm and cold starts are compared.")
-flags.DEFINE_list("distances", ["1", "4", "16"], "Epochs from the source of a warm start to there.")
+flags.DEFINE_list(
+    "distances", ["1", "4", "16"], "Epochs between the source of a warm start and its target."
+)
 flags.DEFINE_list(
     "starts",
     list(STARTS),
-    "Ways of starting warm: the first one over all distances, the others over the middle one.",
+    "Kinds of warm start. The first is measured at all distances, the others at the middle one.",
 )
 flags.DEFINE_list(
     "chain",
@@ -104,7 +106,7 @@ flags.DEFINE_string("dataset", "auto", "Data set, as for info_plane.py.")
 flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
 flags.DEFINE_string("out_dir", "runs/warm_start", "Folder for records, tables and figures.")
 flags.DEFINE_bool("resume", False, "Resume the run in --out_dir.")
-flags.DEFINE_bool("quick", False, "A small form, only to see that everything runs.")
+flags.DEFINE_bool("quick", False, "Run a small version as a smoke test.")
 flags.DEFINE_bool("progress", None, "Show progress bars. Default: in a terminal.")
 flags.adopt_module_key_flags(common)
 

@@ -60,7 +60,7 @@ class ClassifierConfig:
 
 
 class ClassifierState(NamedTuple):
-    """State of training: the model's variables, the optimiser's state, epochs done (int32)."""
+    """State of training: the model's variables, the optimizer's state, epochs done (int32)."""
 
     params: Params
     opt_state: optax.OptState
@@ -78,7 +78,7 @@ def init(
 ) -> ClassifierState:
     """Draw the initial parameters of `model` for images of `image_shape`, such as (28, 28, 1)."""
     params = _init_params(key, model, tuple(image_shape))
-    return ClassifierState(params, _optimiser(config).init(params), jnp.zeros((), jnp.int32))
+    return ClassifierState(params, _optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
@@ -270,7 +270,7 @@ def _train_steps(
 
     Both ends are traced, so that a shorter last chunk needs no second compilation.
     """
-    optimiser = _optimiser(config)
+    optimizer = _optimizer(config)
 
     def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
         rows = devices.shard_batch(rows)
@@ -282,7 +282,7 @@ def _train_steps(
     ) -> tuple[Params, optax.OptState, jax.Array]:
         params, opt_state, total = carry
         loss, gradients = jax.value_and_grad(mean_loss)(params, batches[i])
-        updates, opt_state = optimiser.update(gradients, opt_state, params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, total + loss
 
     return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
@@ -319,7 +319,7 @@ def _probe(
     return activations
 
 
-def _optimiser(config: ClassifierConfig) -> optax.GradientTransformation:
+def _optimizer(config: ClassifierConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, config.momentum)
 
 

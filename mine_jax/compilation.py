@@ -58,7 +58,7 @@ def jit(
     Args:
       function: the function; None to return a decorator.
       static_argnames: as for `jax.jit`.
-      fast_compile: optimise less, for programs that run for less time than they compile.
+      fast_compile: optimize less, for programs that run for less time than they compile.
     """
     if function is None:
         return functools.partial(jit, static_argnames=static_argnames, fast_compile=fast_compile)

@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(scope="module")
 def compile_fast():
-    """Small networks run fast enough without XLA's optimisations."""
+    """Small networks run fast enough without XLA's optimizations."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -63,6 +63,8 @@ def test_lower_bound_warm_start_on_two_devices_equals_one_device(tmp_path):
     ):
         other_nats, other_influence, state = warm[name]
         assert abs(other_nats - nats) < 1e-3
-        centred = (each - each.mean(axis=1, keepdims=True) for each in (other_influence, influence))
-        np.testing.assert_allclose(*centred, atol=5e-3)
+        centered = (
+            each - each.mean(axis=1, keepdims=True) for each in (other_influence, influence)
+        )
+        np.testing.assert_allclose(*centered, atol=5e-3)
         assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, states[name])

@@ -28,12 +28,12 @@ OnProgress = Callable[[int, int, str], None]
 
 
 class Pair(NamedTuple):
-    """Two variables of which the same things were sampled in the same order.
+    """Paired samples of two variables.
 
     Attributes:
-      x: prepared samples; no labels.
+      x: prepared samples, not labels.
       z: prepared samples, or labels.
-      seed: pairs of the same samples with other seeds start from other weights.
+      seed: seed of the first weights; it distinguishes several fits of the same samples.
     """
 
     x: Samples
@@ -99,7 +99,7 @@ def lower_bound(
       config: how networks are built, trained, stopped and evaluated. Default: `MineConfig()`.
       init: the `Estimate`, or its `state`, of an earlier call of the same widths and configuration
         to warm-start from; for a mapping, a mapping of them of the same names. The test samples are
-        new to it only if samples and key are the same as there.
+        unseen only if samples and key are unchanged.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
@@ -131,8 +131,8 @@ def lower_bound(
 def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) -> dict[str, Pair]:
     """Prepare the samples of `lower_bound`; labels come on the side of z.
 
-    Beside labels, columns come as normal scores and standardized, as a softmax's two clusters say
-    more as they are.
+    If one side is labels, the other side's columns are passed both as normal scores and
+    standardized: ranks would hide the two clusters of a softmax output.
     """
     custom = isinstance(config.network, nn.Module)
     keep_shape = custom or config.network == "convolutional"

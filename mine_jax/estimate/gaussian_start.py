@@ -27,7 +27,8 @@ NUM_LEADING_PAIRS = (1, 2, 3, 4, 6, 8, 12)
 MEAN_THRESHOLDS = (0.0, 2.5)  # standard errors below which a class's mean in a column is chance
 # Of many candidates one seems better than T = 0 by chance: in nats, over √(validation samples).
 MIN_START_GAIN = 0.5
-MIN_RELATIVE_SPREAD = 1e-3  # of a direction beside the mean column; training hardly saw less
+# Standard deviation of a direction, beside the mean column, below which it counts as constant.
+MIN_RELATIVE_SPREAD = 1e-3
 MIN_GAP = 1e-8  # of 1 − ρ²: the resolution of float32 samples
 ALL_PAIRS = 1 << 30
 
@@ -55,13 +56,12 @@ def choose_start(
     """Return for every network the candidate that is best on its validation samples.
 
     The candidates are
-    * T = 0, which is left only for a candidate that is better by `MIN_START_GAIN` / √s;
-    * the Gaussian part with several ridges and temperatures, and with its first canonical pairs
-      alone, as later pairs may be functions of the first ones; where both sides have the same
-      number of columns also with their columns paired (for labels instead without class means
-      that may be chance);
-    * for a warm start the earlier networks, as they are and with a new Gaussian part; then fewer
-      temperatures compete.
+    * the untrained network, T = 0; another candidate must be better by `MIN_START_GAIN` / √s;
+    * the Gaussian part with several ridges and temperatures, with all canonical pairs and with the
+      leading ones only, as later pairs may be functions of the first ones; where both sides have
+      the same number of columns also with their columns paired (for labels instead without class
+      means that may be chance);
+    * for a warm start the earlier networks, as they are and with a new Gaussian part.
 
     Args:
       fresh: untrained networks.
@@ -268,7 +268,7 @@ class _Columns(NamedTuple):
 
 
 def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Array) -> _Columns:
-    """Return centred training and validation samples of one array as columns."""
+    """Return centered training and validation samples of one array as columns."""
     quiet = side.measured if side.noiseless is None else side.noiseless
     train, validation = (
         stack.take_rows(values, index, rows).reshape(len(rows), -1)
@@ -282,7 +282,7 @@ def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Ar
 
 
 def _inverse_spread(values: Array, noise_std: Array | float = 0.0) -> Array:
-    """Return one over each centred column's root mean square with noise; 0 for constant ones."""
+    """Return one over each centered column's root mean square with noise; 0 for constant ones."""
     squares = jnp.mean(values * values, axis=0)
     least = MIN_RELATIVE_SPREAD * jnp.sqrt(jnp.mean(squares)) + 1e-6
     spread = jnp.sqrt(squares + jnp.square(noise_std))

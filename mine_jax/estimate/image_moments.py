@@ -43,7 +43,7 @@ def moments(images: ArrayLike) -> np.ndarray:
 
       * 0: mean value, of images divided by the largest absolute value of all images;
       * 1: logarithm of the total weight of the same images;
-      * 2, 3: row and column of the centre of the weights, in pixels; the middle of an image
+      * 2, 3: row and column of the center of the weights, in pixels; the middle of an image
         without contrast;
       * 4, 5: variance of the weights along the rows' and the columns' axis, in pixels squared;
       * 6, 7: ellipticity along the axes and along the diagonals, each from -1 to 1;

@@ -17,7 +17,7 @@ MAX_RANKED_COLUMNS = 128  # of more columns only principal components are kept
 NUM_COMPONENTS = 20  # principal components that are kept
 SCALES = ("auto", "ranks", "columns", "both", "common", "standardized")
 MAX_LINEAR = 4.0  # standard deviations up to which scale="columns" is linear
-MAX_DISTANCE = 10.0  # of a row from the centre, in median distances; rows beyond are clipped
+MAX_DISTANCE = 10.0  # of a row from the center, in median distances; rows beyond are clipped
 MEDIAN_ROWS = 1000  # number of rows that give the median of each of many columns
 OVERSAMPLING = 12  # probes of the range finder beyond the number of axes
 BLOCK_ELEMENTS = 1 << 16  # numbers in a block of rows: float64 blocks fit into the cache
@@ -39,7 +39,7 @@ def prepare(
     * Up to `MAX_RANKED_COLUMNS` columns become normal scores: a rank-based inverse normal transform
       of each column, ties at their mean rank. It is strictly increasing, so that it preserves the
       mutual information, and it limits heavy tails and outliers. Constant columns become zero.
-    * More columns, and images, are centred and divided by one number, which preserves the geometry
+    * More columns, and images, are centered and divided by one number, which preserves the geometry
       between columns. Rows much farther from the median than the others are clipped. The first
       `NUM_COMPONENTS` principal components are kept. For images, `moments` (as normal scores except
       the ellipticity) are put before them. This can only lower the mutual information, so that
@@ -174,14 +174,14 @@ def shared_axes(
 
 
 def principal_axes(columns: ArrayLike, count: int) -> np.ndarray:
-    """Compute the first principal axes of centred samples by a randomised range finder.
+    """Compute the first principal axes of centered samples by a randomized range finder.
 
     See Halko, Martinsson and Tropp 2011, "Finding structure with randomness"; with a fixed seed and
     two power iterations. NumPy, as JAX would compile it for each shape. Of 20,000 x 4,704 samples
-    it is quicker than scikit-learn's `randomized_svd`, which also orthogonalises the longer side.
+    it is quicker than scikit-learn's `randomized_svd`, which also orthogonalizes the longer side.
 
     Args:
-      columns: (n, d), centred.
+      columns: (n, d), centered.
       count: number of axes.
 
     Returns:
@@ -254,7 +254,7 @@ def clip_outlying_rows(columns: np.ndarray, name: str = "x") -> np.ndarray:
       name: name of the variable in error messages.
 
     Returns:
-      The columns, with rows at most `MAX_DISTANCE` times the median distance from the centre; the
+      The columns, with rows at most `MAX_DISTANCE` times the median distance from the center; the
       same array if no row is farther.
 
     Raises:
@@ -262,10 +262,10 @@ def clip_outlying_rows(columns: np.ndarray, name: str = "x") -> np.ndarray:
     """
     scale = _max_abs(columns, name)
     sample = columns[:: max(1, len(columns) // MEDIAN_ROWS)]
-    centre = np.median(sample / scale, axis=0)
+    center = np.median(sample / scale, axis=0)
     norms = []
     for rows in _row_blocks(columns):
-        offsets = np.abs(columns[rows] / scale - centre)
+        offsets = np.abs(columns[rows] / scale - center)
         # Beside a row of 1e200 the squares of all others would vanish.
         largest = np.maximum(offsets.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
         norms.append(largest[:, 0] * np.linalg.norm(offsets / largest, axis=1))
@@ -275,14 +275,14 @@ def clip_outlying_rows(columns: np.ndarray, name: str = "x") -> np.ndarray:
     outlying = distances > limit
     if not outlying.any():
         return columns
-    offsets = columns[outlying] / scale - centre
+    offsets = columns[outlying] / scale - center
     clipped = columns.copy()
-    clipped[outlying] = scale * (centre + offsets * (limit / distances[outlying])[:, None])
+    clipped[outlying] = scale * (center + offsets * (limit / distances[outlying])[:, None])
     return clipped
 
 
 def _scale_jointly(columns: np.ndarray, name: str) -> np.ndarray:
-    """Centre columns and divide all by one number, to a mean square of 1; (n, d), float32."""
+    """Center columns and divide all by one number, to a mean square of 1; (n, d), float32."""
     scale = _max_abs(columns, name)  # squares of values such as 1e200 overflow
     blocks = _row_blocks(columns)
     first = columns[0] / scale  # so that the mean of equal rows is exact

@@ -172,7 +172,7 @@ def _warnings(
     if finite and not estimate.converged and not no_improvement:
         warnings.append(
             f"Not converged: training reached the limit of {config.max_steps} steps; the value may "
-            "grow with more."
+            "grow with a larger max_steps."
         )
     if num_validation < MIN_VALIDATION_SAMPLES:
         warnings.append(
@@ -180,13 +180,14 @@ def _warnings(
         )
     if no_improvement:
         warnings.append(
-            "Training did not improve on T = 0: X and Z may be independent, or there are too few "
-            "samples to learn the dependence."
+            "Training did not improve on T = 0: X and Z may be independent, or more samples are "
+            "needed to learn the dependence."
         )
     if near_ceiling:
         warnings.append(
             f"Near the ceiling of {estimate.ceiling_nats:.2f} nats, the largest value that "
-            f"{num_test} test samples can support; the mutual information may be far higher."
+            f"{num_test} test samples can support; the mutual information may be far higher: use "
+            "more samples."
         )
     if drop := max_drop(estimate.influence, stderr):
         warnings.append(
@@ -208,6 +209,6 @@ def max_drop(influence: np.ndarray, stderr: float) -> float:
       stderr: standard error of the value.
     """
     # The constant of T shifts all of them alike.
-    centred = influence - influence.mean(axis=-1, keepdims=True)
-    largest = -float(centred.min()) / influence.size
+    centered = influence - influence.mean(axis=-1, keepdims=True)
+    largest = -float(centered.min()) / influence.size
     return largest if largest > max(MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR * stderr) else 0.0

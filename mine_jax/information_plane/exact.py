@@ -214,7 +214,7 @@ def _mixture_sums(
 
 
 def _in_noise_units(flat: np.ndarray, noise_std: float, block: int) -> np.ndarray:
-    """Centre activations (N, d) and divide by the noise, in the precision that they need."""
+    """Center activations (N, d) and divide by the noise, in the precision that they need."""
     parts = [slice(start, start + block) for start in range(0, len(flat), block)]
     with np.errstate(invalid="ignore", over="ignore"):
         mean = flat.mean(axis=0, dtype=np.float64)

@@ -48,11 +48,11 @@ def findings(
     standard error takes both values for independent).
 
     Whether the inequality is a theorem depends on the noise (`noise_std` of the rows):
-      - None: it is one for the mutual information, but not for lower bounds of it: where it is
-        broken, the later layer's network came closer to its true value.
-      - Measurement noise of each layer: it is none. A later layer that is large beside its noise
-        can tell more than an earlier one that is small beside its own. But the exact values are
-        known (`reference_nats`): an estimate that is higher by more than 0.05 nats and 3 standard
+      - None: it is a theorem for the mutual information, but not for lower bounds of it: where it
+        is broken, the later layer's network came closer to its true value.
+      - Measurement noise of each layer: it is no theorem. A later layer that is large beside its
+        noise can tell more than an earlier one that is small beside its own. But the exact values
+        are known (`reference_nats`): an estimate that is higher by more than 0.05 nats and 3 standard
         errors of the difference is wrong; one that is lower by more than 5 % and 2 standard errors
         missed a part.
 
@@ -186,7 +186,7 @@ def _sentences(
     if result["from_later_network"]:
         sentences.append(
             f"{len(result['from_later_network'])} of {len(records)} values come from a later "
-            "layer's statistics network, which is a valid one of the earlier layer: on the "
+            "layer's statistics network, which is also a valid one for the earlier layer: on the "
             "validation samples the earlier layer's own network was not better by a standard error."
         )
     sentences += _against_reference(result, records)
@@ -216,8 +216,8 @@ def _inequality(tests: Sequence[Row], symbol: str) -> str:
         breaks = _breaks([test for test in by_own if not test["own_held"]], "own_drop_nats")
         held = sum(test["own_held"] for test in by_own)
         parts.append(
-            f"By each layer's own network the data-processing inequality of I({symbol};L) held in "
-            f"{held} of {len(by_own)} tests{breaks}."
+            f"With each layer's own network the data-processing inequality of I({symbol};L) held "
+            f"in {held} of {len(by_own)} tests{breaks}."
         )
     if shared or not by_own:
         held = sum(test["held"] for test in tests)

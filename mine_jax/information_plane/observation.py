@@ -197,7 +197,7 @@ def _noise_std(flat: np.ndarray, config: PlaneConfig) -> float:
     """Return σ for a layer with these activations, (n, units)."""
     if config.noise == "absolute":
         return config.noise_std
-    centred = flat - flat.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scale = math.sqrt(np.mean(np.square(centred, out=centred), dtype=np.float64))
+    centered = flat - flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scale = math.sqrt(np.mean(np.square(centered, out=centered), dtype=np.float64))
     # A constant layer has zero mutual information for any σ, but σ has to be positive.
     return config.noise_std * (scale or 1.0)

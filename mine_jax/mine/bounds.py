@@ -47,7 +47,7 @@ class Scores(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the held-out bounds need of the scores of all pairs of n samples.
+    """Sums over the scores of all pairs of n samples, for the held-out bounds.
 
     Attributes:
       joint: T(x_i, z_i), (n,).
@@ -72,10 +72,9 @@ class HeldOut(NamedTuple):
     Attributes:
       nats: the value of the bound, ().
       stderr: its standard error, (), in nats.
-      influence: what each sample adds to the value, to first order, (n,). The standard error is
-        their standard deviation over √n, with the second-order share of the marginal mean added;
-        that of a difference of two bounds on the same samples is the same of the difference of
-        their influences.
+      influence: first-order contribution of each sample to the value, (n,). The standard error is
+        their standard deviation over √n, plus a second-order term of the marginal mean. For the
+        difference of two bounds on the same samples, take the difference of the influences.
     """
 
     nats: Array
@@ -164,7 +163,7 @@ def smile(scores: Scores) -> Array:
 
 
 def objective(bound: str, scores: Scores, average_log_partition: Array) -> Array:
-    """Compute what a training step ascends, ().
+    """Compute the training objective, ().
 
     Args:
       bound: one of `BOUNDS`.
@@ -286,14 +285,14 @@ def held_out_discrete(
 ) -> HeldOut:
     """`held_out` for a discrete z, whose marginal is summed exactly.
 
-    With T normalised for each x, which can only raise it, the Donsker–Varadhan bound is that of
+    With T normalized for each x, which can only raise it, the Donsker–Varadhan bound is that of
     InfoNCE: H(Z) − the cross-entropy.
 
     Args:
       t_joint: T(x_i, z_i), (n,).
       rows: T(x_i, c) for every value c of z, (n, c).
       log_weights: the logs of the values' probabilities, (c,).
-      bound: "nwj", or anything else for the normalised bound.
+      bound: "nwj", or anything else for the normalized bound.
 
     Returns:
       The value, its standard error and its samples' influence, in nats.

@@ -120,9 +120,9 @@ def validation_nats(
 ) -> np.ndarray:
     """Evaluate a stack on its validation rows (networks, s): the value that stops training.
 
-    That is the larger one of both forms. The Donsker–Varadhan form counts up to one nat below the
-    log of the number of test samples: what is not trusted counts as the most that is, since states
-    just below would be favoured otherwise.
+    This is the larger of the two forms. The Donsker–Varadhan form is capped at one nat below the
+    log of the number of test samples, above which it is not trusted; without the cap, states near
+    that limit would be preferred.
     """
     shuffles = None if config.separable else config.validation_shuffles
     if training.sums_over_classes(data, config):

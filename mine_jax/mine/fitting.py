@@ -17,7 +17,7 @@ LR_DROP = 3.0  # factor of a learning-rate drop
 
 
 class FitInfo(NamedTuple):
-    """What a fit reports, as NumPy arrays; checks on the first axis, then networks for a stack.
+    """Report of a fit, as NumPy arrays; checks on the first axis, then networks for a stack.
 
     Attributes:
       steps_at: number of steps at each check, (checks,); the first check is before any step.

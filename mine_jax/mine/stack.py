@@ -133,7 +133,7 @@ def map_networks(
       function: takes one network's slice of each argument.
       *arguments: pytrees whose leaves have the networks on the first axis.
       active: (networks,), those to apply it to; None for all. "map" skips the others.
-      otherwise: what the others return, with the shapes of `function`'s results.
+      otherwise: the results of the other networks, with the shapes of `function`'s.
 
     Returns:
       The results, with the networks on the first axis.

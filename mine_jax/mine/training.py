@@ -23,13 +23,13 @@ Arrays = Array | Mapping[str, Array]
 
 
 class MineState(NamedTuple):
-    """What training carries from step to step, and a warm start from round to round.
+    """State of training; a warm start hands it to the next round.
 
     Every leaf has the networks of the stack on its first axis.
 
     Attributes:
       params: weights that are trained: `x_encoder`, `z_encoder` and `head`.
-      average: moving average of `params`, which is what is evaluated.
+      average: moving average of `params`; it is evaluated.
       opt_state: Adam's moments, and its count of steps.
       gaussian: the Gaussian part, which is not trained; None if there is none.
       log_partition: log of the moving average of mean exp T, for `bound="mine"`.
@@ -45,7 +45,7 @@ class MineState(NamedTuple):
 
 
 class MineInfo(NamedTuple):
-    """What a step reports.
+    """Report of a step.
 
     Attributes:
       bound: the bound on the batch before the step, in nats: the objective, or Donsker–Varadhan's

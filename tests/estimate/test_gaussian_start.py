@@ -199,11 +199,11 @@ def test_discriminant_form_gaussian_classes_is_log_density_ratio(classes):
         offsets = x[:, None] - means[None]
         expected = -np.einsum("nci,ij,ncj->nc", offsets, np.linalg.inv(within), offsets) / 2
         # Only differences between classes matter.
-        normalised, expected = (
+        normalized, expected = (
             values - logsumexp(values + log_weights, axis=1)[:, None]
             for values in (scores[:, :3], expected)
         )
-        assert np.std(normalised - expected) < 0.04 * np.std(expected)
+        assert np.std(normalized - expected) < 0.04 * np.std(expected)
 
 
 def test_discriminant_form_threshold_drops_means_of_no_difference(classes):

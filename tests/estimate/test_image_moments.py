@@ -16,21 +16,21 @@ def ellipses(n=200, seed=0):
     The angle is that of the long axis from the rows' axis.
     """
     rng = np.random.default_rng(seed)
-    centre = rng.uniform(6, 14, (n, 2))
+    center = rng.uniform(6, 14, (n, 2))
     long, short, angle = rng.uniform(2, 3, n), rng.uniform(1, 1.5, n), rng.uniform(0, np.pi, n)
-    offsets = np.stack(np.mgrid[:SIDE, :SIDE], axis=-1) - centre[:, None, None]
+    offsets = np.stack(np.mgrid[:SIDE, :SIDE], axis=-1) - center[:, None, None]
     cos, sin = (f(angle)[:, None, None] for f in (np.cos, np.sin))
     along = (cos * offsets[..., 0] + sin * offsets[..., 1]) / long[:, None, None]
     across = (cos * offsets[..., 1] - sin * offsets[..., 0]) / short[:, None, None]
-    return np.exp(-(along**2 + across**2) / 2)[..., None], centre, long, short, angle
+    return np.exp(-(along**2 + across**2) / 2)[..., None], center, long, short, angle
 
 
 def test_moments_of_ellipses_are_their_parameters():
-    images, centre, long, short, angle = ellipses()
+    images, center, long, short, angle = ellipses()
     found = moments(images)
     np.testing.assert_allclose(found[:, 0], 2 * np.pi * long * short / SIDE**2, rtol=0.05)
     np.testing.assert_allclose(found[:, 1], np.log(np.pi * long * short), atol=0.05)
-    np.testing.assert_allclose(found[:, 2:4], centre, atol=0.1)
+    np.testing.assert_allclose(found[:, 2:4], center, atol=0.1)
     # The square of a Gaussian has half its variance.
     np.testing.assert_allclose(found[:, 4] + found[:, 5], (long**2 + short**2) / 2, rtol=0.05)
     ellipticity = (long**2 - short**2) / (long**2 + short**2)

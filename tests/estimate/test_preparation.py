@@ -83,8 +83,8 @@ def test_prepare_both_gives_normal_scores_and_scaled_columns():
 def test_prepare_common_keeps_the_geometry():
     values = np.random.default_rng(0).normal(3.0, 1.0, size=(100, 3)) * [1, 10, 1e200]
     prepared = np.asarray(prepare(values[:, :2], scale="common"))
-    centred = values[:, :2] - values[:, :2].mean(axis=0)
-    np.testing.assert_allclose(prepared, centred / np.sqrt(np.mean(centred**2)), atol=1e-5)
+    centered = values[:, :2] - values[:, :2].mean(axis=0)
+    np.testing.assert_allclose(prepared, centered / np.sqrt(np.mean(centered**2)), atol=1e-5)
     assert np.isfinite(np.asarray(prepare(values, scale="common"))).all()
 
 
@@ -95,8 +95,8 @@ def test_prepare_common_keeps_the_geometry():
 def test_prepare_many_columns_gives_principal_components(shape):
     values = decaying()
     prepared = np.asarray(prepare(values.reshape(shape)))
-    centred = values - values.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = values - values.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
     expected = (left * sizes)[:, :NUM_COMPONENTS]
     expected /= np.sqrt(np.mean(expected**2))
     np.testing.assert_allclose(similarities(prepared), similarities(expected), atol=0.01)
@@ -139,7 +139,7 @@ def test_prepared_shape_is_that_of_prepare(shape):
     assert preparation.prepared_shape(shape) == prepare(values).shape
 
 
-def test_prepare_keep_shape_centres_and_scales_images():
+def test_prepare_keep_shape_centers_and_scales_images():
     images = np.random.default_rng(0).normal(3.0, 5.0, size=(50, 5, 4, 2))
     kept = np.asarray(prepare(images, keep_shape=True))
     assert kept.shape == images.shape

@@ -87,8 +87,8 @@ def layer(seed=0, n=60, d=5, classes=3):
     """Activations in clusters of unequal size, and their labels, in random order."""
     source = rng(seed)
     labels = source.choice(classes, n, p=np.arange(1, classes + 1) / sum(range(classes + 1)))
-    centres = 2 * source.standard_normal((classes, d))
-    return (centres[labels] + source.standard_normal((n, d))).astype(np.float32), labels
+    centers = 2 * source.standard_normal((classes, d))
+    return (centers[labels] + source.standard_normal((n, d))).astype(np.float32), labels
 
 
 def assert_close(result, expected, expected_stderr=(0.0, 0.0), sigmas=4.0, atol=1e-6):

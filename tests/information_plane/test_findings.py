@@ -121,7 +121,7 @@ def test_findings_lead_with_own_networks():
     assert "1 of 4 values come from a later layer's statistics network" in text
     assert [test["same_network"] for test in result["inequality"]] == [True, False]
     assert [test["own_held"] for test in result["inequality"]] == [False, True]
-    by_own = "By each layer's own network the data-processing inequality of I(Y;L) held in 0 of 1"
+    by_own = "With each layer's own network the data-processing inequality of I(Y;L) held in 0 of 1"
     assert f"{by_own} tests and was broken in the others (a → b 1 times, by at most 0.20" in text
     reported = "With values taken from later networks it held in 1 of 1 tests, 1 of them equal by"
     assert text.index(by_own) < text.index(reported)

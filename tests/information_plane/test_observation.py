@@ -69,8 +69,8 @@ def test_observe_adds_noise_of_the_stated_size_and_keeps_the_layer(noise, noise_
     assert np.abs(np.corrcoef(added.T) - np.eye(6)).max() < 0.25
     # Without noise T is the layer, in units in which σ is `scaled_noise_std`.
     in_units = np.asarray(observed.observed_without_noise) * sigma / observed.scaled_noise_std
-    centred = values - values.mean(axis=0)
-    np.testing.assert_allclose(in_units - in_units.mean(axis=0), centred, atol=1e-4)
+    centered = values - values.mean(axis=0)
+    np.testing.assert_allclose(in_units - in_units.mean(axis=0), centered, atol=1e-4)
 
 
 def test_observe_constant_layer_has_a_reference_of_zero():

@@ -140,8 +140,8 @@ def assert_held_out(result, matrix, form, rtol=1e-4):
         second_order = (level * exps.std() / exps.mean()) ** 2 / exps.size
     atol = 1e-6 * (1 + np.abs(influence).max() + np.abs(matrix).max())
     np.testing.assert_allclose(result.nats, value, rtol=rtol, atol=atol)
-    centred = result.influence - np.mean(result.influence)
-    np.testing.assert_allclose(centred, influence, rtol=rtol, atol=20 * atol)
+    centered = result.influence - np.mean(result.influence)
+    np.testing.assert_allclose(centered, influence, rtol=rtol, atol=20 * atol)
     # float32 computes the second-order term as the difference of a mean square and 1.
     rounding = 1e-5 * (second_order + (form != "infonce") / n**2)
     stderr = np.sqrt(variance + second_order)
