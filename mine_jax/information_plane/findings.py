@@ -52,9 +52,9 @@ def findings(
         is broken, the later layer's network came closer to its true value.
       - Measurement noise of each layer: it is no theorem. A later layer that is large beside its
         noise can tell more than an earlier one that is small beside its own. But the exact values
-        are known (`reference_nats`): an estimate that is higher by more than 0.05 nats and 3 standard
-        errors of the difference is wrong; one that is lower by more than 5 % and 2 standard errors
-        missed a part.
+        are known (`reference_nats`): an estimate that is higher by more than 0.05 nats and 3
+        standard errors of the difference is wrong; one that is lower by more than 5 % and 2
+        standard errors missed a part.
 
     Args:
       records: rows as in `records.jsonl`, in nats.
