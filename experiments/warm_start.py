@@ -40,7 +40,7 @@ from warm_start_report import CHAIN, COLD, STARTS, Row
 
 from mine_jax import MineConfig
 from mine_jax.estimate import Estimate
-from mine_jax.information_plane import PlaneConfig
+from mine_jax.information_plane import PlaneConfig, resolved
 from mine_jax.information_plane.records import RECORDS, RunFolder
 from mine_jax.lenet import PROBE_POINTS, LeNet5
 from mine_jax.lenet.datasets import Dataset, load
@@ -248,7 +248,8 @@ def experiment() -> None:
         data = load(plan.dataset, FLAGS.data_dir)
         description = {
             "settings": values,
-            "resolved": {"dataset": data.name, "mine": dataclasses.asdict(plan.mine)},
+            "resolved": {"dataset": data.name, "mine": dataclasses.asdict(plan.mine)}
+            | {"plane": resolved(plan.plane, len(data.train_images))},
             "versions": common.versions(),
         }
         folder.open(description, resume=FLAGS.resume, may_differ=RESUMABLE)

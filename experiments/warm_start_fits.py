@@ -16,7 +16,7 @@ from warm_start_report import CHAIN, COLD, Row
 from mine_jax import MineConfig, MineState, classifier, devices, estimate, information_plane
 from mine_jax.estimate import Estimate, Pair
 from mine_jax.information_plane import PlaneConfig
-from mine_jax.information_plane.measurement import finite_or_none
+from mine_jax.information_plane.measurement import finite_or_none, paired_drop
 from mine_jax.lenet.datasets import Dataset
 
 SHRINK, PERTURB = 0.5, 0.1  # after Ash and Adams 2020, "On warm-starting neural network training"
@@ -244,7 +244,7 @@ def make_rows(
     rows = []
     for place in plan.places:
         result, baseline = estimates[str(place)], cold[str(place)]
-        influence = np.ravel(result.influence - baseline.influence)
+        over_cold = paired_drop(result, baseline)
         reference_nats, reference_stderr = stack.references[str(place)]
         steps, curve = result.history.steps, result.history.validation_nats[:, 0]
         row = {
@@ -257,8 +257,8 @@ def make_rows(
             "ceiling_nats": float(result.ceiling_nats),
             "reference_nats": reference_nats,
             "reference_stderr": reference_stderr,
-            "over_cold_nats": finite_or_none(result.nats - baseline.nats),
-            "over_cold_stderr": finite_or_none(influence.std(ddof=1) / math.sqrt(influence.size)),
+            "over_cold_nats": over_cold[0],
+            "over_cold_stderr": over_cold[1],
             "steps": int(result.steps),
             "converged": bool(result.converged),
             "curve_steps": int(steps[-1]) // max(1, len(steps) - 1),

@@ -236,7 +236,8 @@ def paired_drop(earlier: Estimate, later: Estimate) -> tuple[float | None, float
     Returns:
       Both in nats, None where not finite.
     """
-    influence = np.ravel(earlier.influence - later.influence)
+    influence = np.asarray(earlier.influence - later.influence)
+    influence = influence - influence.mean(axis=-1, keepdims=True)  # a constant of each fold's T
     stderr = influence.std(ddof=1) / math.sqrt(influence.size)
     return finite_or_none(earlier.nats - later.nats), finite_or_none(stderr)
 

@@ -219,7 +219,8 @@ def test_measure_several_seeds_use_their_own_estimates(measure_with):
 
 def test_paired_drop_error_is_that_of_paired_samples():
     rng = np.random.default_rng(2)
-    luck, noise = rng.normal(size=(2, 1, 400))
+    luck, noise = rng.normal(size=(2, 4, 100))
+    noise += np.arange(4)[:, None]  # a constant of each fold's T counts for nothing
     earlier, later = estimate_of(1.0, influence=luck), estimate_of(0.8, influence=luck + noise / 10)
     drop, stderr = paired_drop(earlier, later)
     assert drop == pytest.approx(0.2)
