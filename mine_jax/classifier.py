@@ -323,6 +323,28 @@ def _optimizer(config: ClassifierConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, config.momentum)
 
 
+def check_labels(params: Params, model: nn.Module, images: Array, labels: Array) -> None:
+    """Check that labels are integers, one for each image, of the model's classes.
+
+    Args:
+      params: the model's variables.
+      model: the model.
+      images: (n, …).
+      labels: (n,).
+
+    Raises:
+      ValueError: if they are not.
+    """
+    _check_labels(images, labels)
+    logits: Any = jax.eval_shape(model.apply, params, images[:1])
+    low, high, classes = np.min(labels), np.max(labels), logits.shape[-1]
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels must be in 0 … {classes - 1}, as the model has {classes} logits; got {low} to "
+            f"{high}"
+        )
+
+
 def _check_labels(images: Array, labels: Array) -> None:
     if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(

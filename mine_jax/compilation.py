@@ -83,6 +83,8 @@ def jit(
                     compiler_options=options,
                     out_shardings=mesh and NamedSharding(mesh, PartitionSpec()),
                 )
+        # Where a CPU's devices share networks, arrays committed to one of them would clash.
+        args, kwargs = devices.commit_to_networks_mesh((args, kwargs))
         return compiled[backend, mesh](*args, **kwargs)
 
     return call

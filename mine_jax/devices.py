@@ -65,6 +65,22 @@ def networks_mesh() -> Mesh | None:
     return Mesh(np.array(local), (NETWORKS_AXIS,))
 
 
+def commit_to_networks_mesh(tree: Any) -> Any:
+    """Replicate arrays of a pytree that are committed to some devices of `networks_mesh` alone."""
+    networks = networks_mesh()
+    if networks is None:
+        return tree
+
+    def put(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or not leaf.committed:
+            return leaf
+        if len(leaf.sharding.device_set) == networks.size and leaf.sharding.is_fully_replicated:
+            return leaf
+        return jax.device_put(leaf, NamedSharding(networks, PartitionSpec()))
+
+    return jax.tree.map(put, tree)
+
+
 def replicate(tree: Any) -> Any:
     """Put the arrays of a pytree on all devices of the mesh."""
     current = mesh()

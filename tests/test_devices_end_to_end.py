@@ -26,19 +26,20 @@ from test_devices_end_to_end import estimate
 folder = Path(sys.argv[1])
 states = pickle.loads((folder / "states").read_bytes())
 assert devices.networks_mesh().size == 2
-networks_shared = estimate(states)
+one_device = jax.device_put(states, jax.devices()[1])  # committed there
+networks_shared = estimate(one_device, jax.device_put(jax.random.key(0), jax.devices()[0]))
 with devices.use(2):
     batches_shared = estimate(states)
 (folder / "warm").write_bytes(pickle.dumps([networks_shared, batches_shared]))
 """
 
 
-def estimate(init=None):
+def estimate(init=None, key=None):
     """Return nats, influences and states of two arrays of different widths by name."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(480, 4))
     named = {"wide": x + rng.normal(size=x.shape), "narrow": x[:, :2] ** 2 + x[:, 2:]}
-    estimates = lower_bound(x, named, config=CONFIG, init=init)
+    estimates = lower_bound(x, named, key=key, config=CONFIG, init=init)
     return {name: (each.nats, each.influence, each.state) for name, each in estimates.items()}
 
 

@@ -105,12 +105,16 @@ def lower_bound(
       An `Estimate`; for a mapping, a dict of them with the same names.
 
     Raises:
-      TypeError: if `key` is no PRNG key.
+      TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x a mapping.
       ValueError: if numbers of samples differ or are too small, values are not finite, there are
         too many labels, or `init` does not fit.
     """
     key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
     config = MineConfig() if config is None else config
+    if not isinstance(config, MineConfig):
+        raise TypeError(f"config must be a MineConfig, got {config!r}")
+    if isinstance(x, Mapping):
+        raise TypeError("x must be one array; only z may be a mapping of names to arrays")
     named = dict(z) if isinstance(z, Mapping) else {"z": z}
     if not named:
         raise ValueError("z is an empty mapping; give at least one array")

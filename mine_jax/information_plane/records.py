@@ -98,6 +98,19 @@ class RunFolder:
         """Write a JSON file atomically."""
         self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
+    def claim(self, resolved: Row) -> None:
+        """Check that a run that is there has the same resolved configuration, or begin one.
+
+        Raises:
+          RunFolderError: if it holds another run, or cannot be written.
+        """
+        if self._writes:
+            description = {"resolved": resolved}
+            if self._has(CONFIG):
+                self._check_same(description, set())
+            else:
+                self.open({"settings": {}} | description, resume=False)
+
     def append(self, name: str, rows: Sequence[Row]) -> None:
         """Add rows to a JSON-lines file; they are on disk when this returns."""
         if not self._writes:

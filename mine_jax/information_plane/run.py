@@ -20,7 +20,7 @@ from mine_jax import classifier, devices, estimate
 from mine_jax.classifier import Array, ClassifierState
 from mine_jax.estimate import Pair
 from mine_jax.information_plane import exact, records
-from mine_jax.information_plane.config import PlaneConfig, probe_rows, seed_keys
+from mine_jax.information_plane.config import PlaneConfig, probe_rows, resolved, seed_keys
 from mine_jax.information_plane.measurement import (
     Row,
     finite_or_none,
@@ -72,7 +72,8 @@ def run(
       train: images (n, …), float, and labels (n,), integers.
       test: likewise, for the accuracy.
       config: the configuration.
-      folder: folder for rows and checkpoints; the run resumes from its last checkpoint.
+      folder: folder for rows and checkpoints; the run resumes from its last checkpoint. A new one
+        is opened.
       progress: show progress bars.
       report: called with a line of text after each probe.
 
@@ -81,15 +82,21 @@ def run(
 
     Raises:
       ValueError: if the data do not fit the model or are too few for the configuration.
-      RunFolderError: if a checkpoint cannot be read.
+      RunFolderError: if the folder holds another run, or a checkpoint cannot be read.
     """
     seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    train, test = ((np.asarray(images), np.asarray(labels)) for images, labels in (train, test))
+    choices = resolved(config, len(train[0]))  # checks that the images are enough
+    if folder is not None:
+        folder.claim(choices)
     images, labels = devices.replicate(train)
     keys = {seed: seed_keys(seed) for seed in config.seeds}
     states = [
         classifier.init(keys[seed]["init"], model, config.classifier, images.shape[1:])
         for seed in config.seeds
     ]
+    for part in (train, test):
+        classifier.check_labels(states[0].params, model, *part)
     rows = probe_rows(config, len(images))
     probed_images, probed_labels = (np.asarray(values)[rows] for values in train)
     variables = prepare_variables(probed_images, probed_labels, config)

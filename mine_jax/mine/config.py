@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 
 from mine_jax.mine.bounds import BOUNDS
 from mine_jax.mine.statistics_network import KINDS, CustomNetwork, StatisticsNetwork
@@ -40,6 +41,7 @@ _MINIMA = {
     "validation_shuffles": 1,
 }
 _RANGES = {
+    "validation_fraction": (lambda value: 0 < value < 1, "in (0, 1)"),
     "learning_rate": (lambda value: 0 < value < math.inf, "positive"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
     "min_improvement": (lambda value: 0 <= value < math.inf, "at least 0"),
@@ -130,10 +132,12 @@ class MineConfig:
         minima = _MINIMA | ({} if self.hidden is None else {"hidden": 1})
         for name, minimum in minima.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < minimum:
                 problems.append(f"{name} must be an integer of at least {minimum}, got {value!r}")
         for name, (holds, wanted) in _RANGES.items():
-            if not holds(getattr(self, name)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float | np.number) or not holds(value):
                 problems.append(f"{name} must be {wanted}, got {getattr(self, name)!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -142,6 +146,9 @@ class MineConfig:
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
+        for name in ("squares", "gaussian_start", "cross_fit"):
+            if not isinstance(getattr(self, name), bool):
+                problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not problems and not 0 < self.validation_fraction < 1 - 1 / self.folds:
             problems.append(
                 f"validation_fraction must be in (0, 1 - 1/folds) = (0, {1 - 1 / self.folds:.3g}), "
@@ -172,6 +179,10 @@ class MineConfig:
         Raises:
           ValueError: as the class.
         """
+        if corrected_gradient and "bound" in overrides:
+            raise ValueError(
+                f'corrected_gradient means bound="mine"; got bound={overrides["bound"]!r}, too'
+            )
         fields: dict[str, Any] = {
             "network": "concatenated",
             "bound": "mine" if corrected_gradient else "donsker_varadhan",

@@ -87,7 +87,16 @@ def fit(
             f"{shapes[0]} and {shapes[1]}"
         )
     n = data.x.measured.shape[1]
+    if both := np.intersect1d(train_rows, validation_rows).size:
+        raise ValueError(
+            f"validation_rows must be other rows than train_rows, which {both} of them are not"
+        )
     for name, rows in (("train_rows", train_rows), ("validation_rows", validation_rows)):
+        if not np.issubdtype(np.asarray(rows).dtype, np.integer):
+            raise ValueError(
+                f"{name} must be row numbers, got {np.asarray(rows).dtype}; of a mask take "
+                "np.flatnonzero(mask)"
+            )
         low, high = np.min(rows), np.max(rows)
         if low < 0 or high >= n:
             raise ValueError(f"{name} must be in 0 … {n - 1}, got rows from {low} to {high}")

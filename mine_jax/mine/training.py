@@ -272,10 +272,12 @@ def init(key: Array, x: Arrays, z: Arrays, config: MineConfig) -> MineState:
       The state of the stack, in the order of `stack.pairs_of` (one network for two arrays).
 
     Raises:
-      TypeError: if `key` is no PRNG key.
+      TypeError: if `key` is no PRNG key, or another argument of another kind.
       ValueError: if an array has another shape.
     """
     key, data = check_key(key, "init"), check_data(x, z)
+    if not isinstance(config, MineConfig):
+        raise TypeError(f"config must be a MineConfig, got {config!r}")
     return init_stack(jax.random.split(key, len(data.x.index)), data, config)
 
 
@@ -296,10 +298,10 @@ def step(
       stack.
 
     Raises:
-      TypeError: if `key` is no PRNG key.
+      TypeError: if `key` is no PRNG key, or another argument of another kind.
       ValueError: if the shapes do not fit one another or the state.
     """
-    key, data = check_key(key, "step"), check_data(x, z)
+    key, data = check_key(key, "step"), check_data(x, z, values=False)
     check_state(state, data, config)
     state, info = _step_stack(key, state, data, config)
     return state, squeeze(info, x, z)
@@ -345,13 +347,21 @@ def check_key(key: Any, function: str) -> Array:
     )
 
 
-def check_data(x: Arrays, z: Arrays) -> Data:
+def check_data(x: Arrays, z: Arrays, values: bool = True) -> Data:
     """Return the stacked samples of all pairs of arrays.
+
+    Args:
+      x: as for `init`.
+      z: likewise.
+      values: check that labels are one-hot, too.
 
     Raises:
       ValueError: if shapes do not fit one another.
     """
-    left, right = stack.named(x), stack.named(z)
+    left, right = (
+        {name: a if hasattr(a, "dtype") else np.asarray(a) for name, a in stack.named(side).items()}
+        for side in (x, z)
+    )
     arrays = [*left.values(), *right.values()]
     shapes = [np.shape(array) for array in arrays]
     rows = {shape[0] for shape in shapes if shape}
@@ -369,6 +379,13 @@ def check_data(x: Arrays, z: Arrays) -> Data:
         )
     if len({stack.num_columns(array) for array in right.values()}) != 1 and labels == {True}:
         raise ValueError(f"labels of a stack must have the same number of classes, got {shapes}")
+    for array in right.values() if labels == {True} else ():
+        known = values and not isinstance(array, jax.core.Tracer)
+        if np.ndim(array) != 2 or (known and not _is_one_hot(np.asarray(array))):
+            raise ValueError(
+                f"z is uint8, which means one-hot labels, but its rows are not, shape "
+                f"{np.shape(array)}; cast numbers and images to float32"
+            )
     for name, side in (("x", left), ("z", right)):
         kinds = {np.shape(each)[1:] if np.ndim(each) == 4 else "vectors" for each in side.values()}
         if len(kinds) > 1:
@@ -381,8 +398,18 @@ def check_data(x: Arrays, z: Arrays) -> Data:
     )
 
 
+def _is_one_hot(values: np.ndarray) -> bool:
+    return bool(np.all(values <= 1) and np.all(values.sum(axis=1) == 1))
+
+
 def check_state(state: MineState, data: Data, config: MineConfig) -> None:
     """Raise ValueError unless the state is one of networks for these samples."""
+    if not isinstance(state, MineState) or not isinstance(config, MineConfig):
+        raise TypeError(
+            "the arguments are key, state, x, z, …, config; got "
+            f"{type(state).__name__} for the MineState and {type(config).__name__} for the "
+            "MineConfig"
+        )
     sides = tuple(
         (side.measured.shape, side.measured.dtype, tuple(side.columns), tuple(side.index))
         for side in data

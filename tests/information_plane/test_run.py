@@ -13,7 +13,7 @@ import pytest
 from mine_jax import information_plane
 from mine_jax.classifier import ClassifierConfig
 from mine_jax.information_plane import PlaneConfig
-from mine_jax.information_plane.records import RECORDS, TRAINING, RunFolder
+from mine_jax.information_plane.records import RECORDS, TRAINING, RunFolder, RunFolderError
 from mine_jax.mine import MineConfig
 
 run_module = importlib.import_module("mine_jax.information_plane.run")  # `run` is the function
@@ -85,18 +85,28 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, comp
     whole = run(data, config)
     assert [row["warm_start"] for row in whole.records] == [False] * 4 + [True] * 8
     folder = Crashing(tmp_path / "run")
-    folder.open({"settings": {}, "resolved": {}}, resume=False)
     with pytest.raises(KeyboardInterrupt):
         run(data, config, folder=folder)
     assert folder.read(RECORDS)[-1]["epoch"] == 1
     lines = []
     folder = RunFolder(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"resolved\.seed was 0 and is 1 now"):
+        run(data, replace(config, seed=1), folder=folder)
     resumed = run(data, config, folder=folder, report=lines.append)
     assert lines[0] == "resumed after epoch 0"
     for rows in (resumed.records, folder.read(RECORDS)):
         assert without_times(rows) == without_times(whole.records)
     for rows in (resumed.training, folder.read(TRAINING)):
         assert without_times(rows) == without_times(whole.training)
+
+
+@pytest.mark.parametrize(("shift", "range_"), [(1, "1 to 2"), (-1, "-1 to 0")])
+def test_run_labels_beyond_the_logits_raise_before_work(data, shift, range_):
+    images, labels = data
+    with pytest.raises(ValueError, match=f"labels must be in 0 … 1.* got {range_}"):
+        run((images, labels + shift), replace(TINY, epochs=0))
+    with pytest.raises(ValueError, match="labels are float64"):
+        run((images, labels.astype(float)), replace(TINY, epochs=0))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -18,7 +19,8 @@ BAD_VALUES = {
     "hidden": (0, 2.5, True),
     "batch_size": (1,),
     "folds": (1,),
-    "learning_rate": (0.0, math.nan, math.inf),
+    "learning_rate": (0.0, math.nan, math.inf, "1e-3"),
+    "squares": ("no",),
     "weight_decay": (-0.1,),
     "min_improvement": (math.nan,),
     "partition_weight": (0.0, 1.5),
@@ -48,6 +50,7 @@ def test_config_several_bad_values_are_named_together():
 
 def test_config_limits_and_choices_are_accepted():
     MineConfig(lr_drops=0, min_improvement=0.0, partition_weight=1.0, ema_decay=0.0, weight_decay=0)
+    assert MineConfig(hidden=np.int64(8)).hidden == 8
     MineConfig(batch_size=2, shuffles=1, folds=2, validation_fraction=0.49, canonical_pairs=0)
     for values in ({"network": NETWORKS}, {"bound": BOUNDS}):
         for name, choices in values.items():

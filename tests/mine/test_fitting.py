@@ -191,9 +191,17 @@ def test_fit_bad_rows_are_named_by_shape(train, validation):
     assert f"{train.shape} and {validation.shape}" in str(error.value)
 
 
-@pytest.mark.parametrize("rows", [np.array([0, 240]), np.array([-1, 3])])
-def test_fit_rows_out_of_range_are_named(rows):
-    with pytest.raises(ValueError, match=rf"validation_rows must be in 0 … 239.*{rows[0]} to"):
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([239, 240]), "validation_rows must be in 0 … 239.*from 239 to 240"),
+        (np.array([-1, 239]), "validation_rows must be in 0 … 239.*from -1 to 239"),
+        (np.array([5.5, 6.5]), "validation_rows must be row numbers, got float64.*flatnonzero"),
+        (TRAIN[:2], "other rows than train_rows, which 2 of them are not"),
+    ],
+)
+def test_fit_bad_row_numbers_are_named(rows, message):
+    with pytest.raises(ValueError, match=message):
         mine.fit(KEY, start(), *equal_widths(240), TRAIN, rows, SMALL)
 
 

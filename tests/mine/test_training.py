@@ -235,9 +235,9 @@ def test_step_second_time_compiles_nothing(mapper, compilations):
 
 @pytest.mark.parametrize("name", ["init", "step", "evaluate", "fit"])
 def test_public_functions_bad_arguments_raise(name):
-    def call(key, state, x, z):
+    def call(key, state, x, z, config=CONFIG):
         rows = (np.arange(4), np.arange(4)) if name == "fit" else ()
-        return getattr(mine, name)(key, *([state] * (name != "init")), x, z, *rows, CONFIG)
+        return getattr(mine, name)(key, *([state] * (name != "init")), x, z, *rows, config)
 
     x, z = samples()
     state = mine.MineState(*[np.zeros(2, np.uint32)] * 6)
@@ -245,6 +245,8 @@ def test_public_functions_bad_arguments_raise(name):
         call(state, KEY, x, z)
     with pytest.raises(ValueError, match=r"same n >= 2.*\[\(240, 3\), \(8, 3\)\]"):
         call(KEY, None, x, z["narrow"][:8])
+    with pytest.raises(TypeError, match="MineConfig"):
+        call(KEY, state, x, z["wide"], "published")
     if name != "init":
         state = jax.eval_shape(lambda: mine.init(KEY, x, z["narrow"], CONFIG))
         widths = r"\['z_encoder'\]\['columns'\] is \(1, 3, 8\), expected \(1, 7, 8\)"
@@ -259,7 +261,8 @@ def test_check_key_legacy_key_is_wrapped_and_others_raise():
             training.check_key(wrong, "init")
 
 
-NUMBERS, CLASSES = np.zeros((8, 2), np.float32), np.zeros((8, 3), np.uint8)
+NUMBERS, CLASSES = np.zeros((8, 2), np.float32), np.eye(8, 3, -5, np.uint8)
+CLASSES[:, 0] |= CLASSES.sum(axis=1) == 0
 IMAGES = np.zeros((8, 3, 3, 1), np.float32)
 
 
@@ -272,6 +275,8 @@ IMAGES = np.zeros((8, 3, 3, 1), np.float32)
         (CLASSES, NUMBERS, r"must be passed as z.*x \['uint8'\] and z \['float32'\]"),
         (NUMBERS, {"a": CLASSES, "b": NUMBERS}, r"mix.*z \['uint8', 'float32'\]"),
         (NUMBERS, {"a": CLASSES, "b": CLASSES[:, :2]}, r"classes.*\(8, 3\), \(8, 2\)"),
+        (NUMBERS, 7 * CLASSES, r"one-hot labels, but its rows are not.*cast numbers"),
+        (NUMBERS, IMAGES.astype(np.uint8), r"one-hot labels.*\(8, 3, 3, 1\)"),
         ({"a": NUMBERS, "b": IMAGES}, NUMBERS, r"or images of one shape; got x \[\(8, 2\)"),
         (NUMBERS, {"a": IMAGES, "b": IMAGES[:, 1:]}, r"got z .*\(8, 2, 3, 1\)\]"),
     ],
