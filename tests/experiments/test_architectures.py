@@ -18,9 +18,6 @@ tables = load_experiment("architectures_report")
 NETWORKS = {network.name: network for network in grids.NETWORKS}
 
 
-# --- Data -----------------------------------------------------------------------------------------
-
-
 def test_draw_bars_places_and_turns_them_by_their_latents():
     latents = np.random.default_rng(0).standard_normal((500, 4))
     images = data.draw_bars(latents)
@@ -66,8 +63,7 @@ def test_draw_synthetic_shows_the_same_latents_in_all_forms():
     assert {sample.truth_nats for sample in samples.values()} == {2}
     wide = samples["wide vector"].pair.z.measured
     assert wide.shape == (300, data.WIDE_COLUMNS)
-    # The map is orthonormal.
-    np.testing.assert_allclose(wide @ data.wide_map().T, z)
+    np.testing.assert_allclose(wide @ data.wide_map().T, z)  # the map is orthonormal
     assert (samples["vector"].pair.x.measured == x).all()
     assert (samples["bar as is"].pair.x.measured[..., 0] == data.draw_bars(x)).all()
     assert (data.latent_pairs(300, 2, 1)[0] != x).any()
@@ -112,9 +108,6 @@ def test_draw_observed_pairs_noisy_with_noiseless_samples():
     assert np.abs(other.measured - other.noiseless - noise).mean() > noisy.noise_std / 2
 
 
-# --- Networks and plan ----------------------------------------------------------------------------
-
-
 def test_prepare_pair_gives_each_family_its_samples():
     pair = data.draw_synthetic(200, 2, 0, ("rectangle",))["rectangle as is"].pair
     raw = script.prepare_pair(pair, NETWORKS["concatenated, as published"]).x.measured
@@ -147,10 +140,8 @@ def test_measure_fits_equal_samples_once(monkeypatch):
     monkeypatch.setattr(script.estimate, "lower_bounds", stub)
     monkeypatch.setattr(script, "make_row", lambda job, name, *_: name)
     samples = data.draw_synthetic(100, 2, 0, ("bar",))
-    network, names = (
-        NETWORKS["concatenated, as published"],
-        ("bar as is", "bar flattened", "vector"),
-    )
+    network = NETWORKS["concatenated, as published"]
+    names = ("bar as is", "bar flattened", "vector")
     job = grids.Job("synthetic", 2, 0, network, grids.FULL.base, names)
     assert list(script.measure([job], samples, 10)) == [list(names)]
     assert fitted == ["bar as is", "vector"]
@@ -172,25 +163,12 @@ def test_plan_jobs_gives_every_row_one_key():
     assert {job.part for job in layers} == {"layers"}
 
 
-# --- Tables ---------------------------------------------------------------------------------------
-
-
 def make_row(name="vector", network="concatenated", nats=2.0, seed=0, **values):
-    return {
-        "part": "layers" if name.startswith(("conv", "relu")) else "synthetic",
-        "data": name,
-        "dims": 2 if name.endswith(("as is", "shuffled")) else 1,
-        "n": 1000,
-        "nats_wanted": 2,
-        "network": network,
-        "hidden": 128,
-        "depth": 2,
-        "seed": seed,
-        "truth_nats": 2.0,
-        "truth_stderr": 0.01,
-        "nats": nats,
-        "converged": True,
-    } | values
+    part = "layers" if name.startswith(("conv", "relu")) else "synthetic"
+    dims = 2 if name.endswith(("as is", "shuffled")) else 1
+    row = {"part": part, "data": name, "dims": dims, "n": 1000, "nats_wanted": 2, "seed": seed}
+    row |= {"network": network, "hidden": 128, "depth": 2, "truth_nats": 2.0, "truth_stderr": 0.01}
+    return row | {"nats": nats, "converged": True} | values
 
 
 def test_summarize_computes_error_and_spreads():
@@ -234,9 +212,6 @@ def test_report_shows_errors_spreads_and_changes():
         "0 not converged, 0 not finite",
     ):
         assert line in text
-
-
-# --- Runs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

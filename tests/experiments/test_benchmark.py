@@ -50,8 +50,7 @@ def test_rates_call_the_programs_of_the_library(monkeypatch):
     with set_flags(script, *SMALL):
         lenet, rounds = script.lenet_steps(), script.mine_rounds()
     assert (lenet.steps, rounds.steps) == (2, 2)
-    # Traced, which takes less time than to compile.
-    *_, loss = jax.eval_shape(lenet.call)
+    *_, loss = jax.eval_shape(lenet.call)  # traced, which takes less time than to compile
     assert loss.shape == ()
     networks = [nats.shape for _, nats in jax.eval_shape(rounds.call)]
     assert sum(count for (count,) in networks) == 4
@@ -86,7 +85,6 @@ def test_figure_table_shows_fractions_of_the_product_and_ratios():
 
 def test_measure_growth_has_a_row_for_each_size(monkeypatch):
     growth = script.benchmark_growth
-    sizes = {"layers": (2,), "batch": (8,)}
     usual = {"samples n": 20, "columns of z": 3, "layers": 1, "batch": 8, "hidden": 8}
     calls = []
 
@@ -94,7 +92,7 @@ def test_measure_growth_has_a_row_for_each_size(monkeypatch):
         calls.append(jax.eval_shape(call))
         return len(calls)
 
-    monkeypatch.setattr(growth, "GROWING_SIZES", sizes)
+    monkeypatch.setattr(growth, "GROWING_SIZES", {"layers": (2,), "batch": (8,)})
     monkeypatch.setattr(growth, "USUAL_SIZES", usual)
     monkeypatch.setattr(growth, "seconds_of", seconds_of)
     rows = growth.measure(steps=2, repeats=1)
@@ -142,22 +140,14 @@ def test_time_lower_bound_counts_the_first_call_apart(monkeypatch):
     assert figures[1].values == [1.5]
 
 
-def test_read_figures_takes_the_first_figure_of_each_unit():
+def test_read_figures_takes_the_first_figure_of_each_unit_and_names_useless_programs():
     text = "a 1.23e+03 GFLOP/s, 1,234.5 steps/s of 8, 9 steps/s and x7 rounds/s"
     found = script.read_figures(python(f"print({text!r})"))
     assert found == {"GFLOP/s": 1230.0, "steps/s": 1234.5}
-
-
-@pytest.mark.parametrize(
-    ("program", "message"),
-    [
-        ("raise SystemExit('boom')", "failed: boom"),
-        ("print('12 s')", "printed no figure in GFLOP/s"),
-    ],
-)
-def test_read_figures_of_a_useless_program_is_an_error(program, message):
-    with pytest.raises(ValueError, match=message):
-        script.read_figures(python(program))
+    with pytest.raises(ValueError, match="failed: boom"):
+        script.read_figures(python("raise SystemExit('boom')"))
+    with pytest.raises(ValueError, match="printed no figure in GFLOP/s"):
+        script.read_figures(python("print('12 s')"))
 
 
 @pytest.mark.parametrize(

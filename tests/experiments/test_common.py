@@ -13,31 +13,24 @@ from mine_jax.information_plane.records import RunFolderError
 from mine_jax.lenet.datasets import DatasetUnavailable
 
 common = load_experiment("common")
+OF_TWO = ["--num_processes=2"]
 
 
 @pytest.fixture(autouse=True)
 def jax_config():
     """Restore JAX's configuration, which `select_devices` changes."""
-    names = (
-        *("jax_platforms", "jax_compilation_cache_dir"),
-        "jax_persistent_cache_min_compile_time_secs",
-    )
+    names = ["jax_platforms", "jax_compilation_cache_dir"]
+    names += ["jax_persistent_cache_min_compile_time_secs"]
     before = {name: getattr(jax.config, name) for name in names}
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
-# --- The program ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [ValueError, OSError, DatasetUnavailable, RunFolderError])
-def test_user_errors_exits_with_the_message(error):
-    with pytest.raises(SystemExit, match=r"^error: no such folder$"), common.user_errors():
-        raise error("no such folder")
-
-
-def test_user_errors_keeps_other_errors():
+def test_user_errors_exits_with_the_message_and_keeps_other_errors():
+    for error in (ValueError, OSError, DatasetUnavailable, RunFolderError):
+        with pytest.raises(SystemExit, match=r"^error: no such folder$"), common.user_errors():
+            raise error("no such folder")
     with pytest.raises(TypeError, match="a mistake"), common.user_errors():
         raise TypeError("a mistake")
 
@@ -56,12 +49,8 @@ def test_settings_of_has_the_flags_of_program_and_common():
     accuracy = load_experiment("accuracy")
     with set_flags(accuracy, "--n=300", "--platform=cpu", "--publish"):
         settings = accuracy.common.settings_of("accuracy")
-    assert settings["n"] == 300
-    assert settings["platform"] == "cpu"
+    assert (settings["n"], settings["platform"]) == (300, "cpu")
     assert not {"publish", "out_dir", "resume", "verbosity"} & set(settings)
-
-
-# --- Devices --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -71,16 +60,8 @@ def test_settings_of_has_the_flags_of_program_and_common():
         (["--num_devices=-1"], False, "--num_devices=-1, but there are "),
         (["--process_id=0"], False, "this program runs in one process; remove --coordinator"),
         (["--process_id=0"], True, "are needed together, got None, None, 0"),
-        (
-            ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
-            True,
-            r"--process_id must be in 0 … 1, got 2",
-        ),
-        (
-            ["--coordinator=localhost", "--num_processes=2", "--process_id=0"],
-            True,
-            "--coordinator must be host:port, got localhost",
-        ),
+        (["--coordinator=here:1", *OF_TWO, "--process_id=2"], True, "must be in 0 … 1, got 2"),
+        (["--coordinator=here", *OF_TWO, "--process_id=0"], True, "must be host:port, got here"),
     ],
 )
 def test_select_devices_wrong_flags_are_named(arguments, processes, message):
@@ -132,15 +113,9 @@ def test_compilation_clock_counts_between_start_and_stop():
     assert (clock.programs, clock.seconds) == (programs, seconds)
 
 
-# --- Tables and pages -----------------------------------------------------------------------------
-
-
-def test_mean_leaves_out_nan():
+def test_mean_leaves_out_nan_and_markdown_table_shows_a_dash():
     assert common.mean([1.0, math.nan, 2.0]) == 1.5
     assert math.isnan(common.mean([]))
-
-
-def test_markdown_table_of_numbers():
     lines = [["a", common.number(-0.5, "+.2f")], ["b", common.number(math.nan, ".1f")]]
     assert common.markdown_table(["name", "value"], lines).splitlines() == [
         "| name | value |",
@@ -150,17 +125,11 @@ def test_markdown_table_of_numbers():
     ]
 
 
-def test_versions_of_a_package_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(common, "PACKAGES", ("jax", "no_such_package"))
-    versions = common.versions()
-    assert versions["jax"] == jax.__version__
-    assert versions["no_such_package"] == "not installed"
-
-
 def test_write_page_has_the_command_without_paths_of_this_machine(tmp_path, monkeypatch):
     benchmark = load_experiment("benchmark")
     common = benchmark.common
     monkeypatch.setattr(common, "HERE", tmp_path / "experiments")
+    monkeypatch.setattr(common, "PACKAGES", ("jax", "no_such_package"))
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "benchmark.py")])
     (tmp_path / "experiments").mkdir()
     figure = tmp_path / "some_curve.png"
@@ -172,7 +141,7 @@ def test_write_page_has_the_command_without_paths_of_this_machine(tmp_path, monk
     text = path.read_text()
     command = "--against=COMMAND --data_dir=FOLDER --parts=product,start --steps=3"
     assert text.startswith(f"# Speed\n\n`python experiments/benchmark.py {command}`\n\n")
-    assert f"jax {jax.__version__}" in text
+    assert f"jax {jax.__version__}, no_such_package not installed." in text
     assert text.endswith("![some curve](../figures/some_curve.png)\n\n| a |\n")
     assert str(tmp_path) not in text
     assert Path(path.parent, "../figures/some_curve.png").read_bytes() == b"png"

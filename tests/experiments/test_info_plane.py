@@ -2,26 +2,19 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from conftest import EXPERIMENTS
+from jax.experimental import multihost_utils
 
 from mine_jax import mine
-from mine_jax.information_plane import (
-    NOISY_ROUND_CONFIG,
-    POSTER_CONFIG,
-    ROUND_CONFIG,
-    PlaneConfig,
-    config,
-)
+from mine_jax.information_plane import PlaneConfig, config
 from mine_jax.lenet import DEFAULT_PROBES, datasets
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "info_plane.py"
 FILES = {
     *("config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
     *("information_plane.png", "mi_over_epochs.png"),
@@ -47,7 +40,7 @@ TINY = (
 @pytest.fixture(scope="module")
 def script():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # as for a script that is run
+        patch.syspath_prepend(EXPERIMENTS)  # as for a script that is run
         import info_plane
 
         yield info_plane
@@ -84,11 +77,12 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
     folder = job()
     assert {path.name for path in folder.iterdir()} == FILES
     description = json.loads((folder / "config.json").read_text())
-    assert description["dataset"] == description["settings"]["dataset_used"] == "mnist_5k"
-    assert description["settings"]["hidden"] == description["mine"]["hidden"] == 16
+    settings, mine_settings = description["settings"], description["mine"]
+    assert description["dataset"] == settings["dataset_used"] == "mnist_5k"
+    assert settings["hidden"] == mine_settings["hidden"] == 16
     # What no flag sets is the library's.
-    assert description["settings"]["patience"] == ROUND_CONFIG.patience
-    assert description["settings"]["bound"] == description["mine"]["bound"] == ROUND_CONFIG.bound
+    assert settings["patience"] == config.ROUND_CONFIG.patience
+    assert settings["bound"] == mine_settings["bound"] == config.ROUND_CONFIG.bound
     assert description["resolved"]["split_sha256"]
     assert (description["noise_std"], description["probe_size"]) == (0.0, 400)
     assert {"jax", "flax", "python"} <= set(description["versions"])
@@ -156,21 +150,17 @@ def test_experiment_poster_preset_reports_own_networks_and_publishes(
     assert all(row["network"] == row["layer"] for row in rows_of(folder))
 
 
-def test_plane_config_follows_the_flags(script, parsed):
-    parsed("--bound=mine", "--patience=7", "--nowarm_start", "--seed=5", "--noise_std=0.5")
-    plane = script.plane_config()
-    changes = {"hidden": 16, "batch_size": 64, "max_steps": 50, "bound": "mine", "patience": 7}
-    assert plane.mine_config == replace(NOISY_ROUND_CONFIG, **changes)
-    assert (plane.warm_start, plane.seed, plane.layers) == (False, 5, ("relu3", "softmax"))
-    assert plane.share_networks
-
-
-def test_plane_config_of_the_poster_is_the_published_method(script, parsed):
+def test_plane_config_follows_the_preset_and_the_flags(script, parsed):
     parsed("--preset=poster")
+    poster, changes = script.plane_config(), {"hidden": 16, "batch_size": 64, "max_steps": 50}
+    assert poster.mine_config == replace(config.POSTER_CONFIG, **changes)
+    parsed("--preset=default", "--bound=mine", "--patience=7", "--noise_std=0.5")
+    parsed("--nowarm_start", "--seed=5")
     plane = script.plane_config()
-    changes = {"hidden": 16, "batch_size": 64, "max_steps": 50}
-    assert plane.mine_config == replace(POSTER_CONFIG, **changes)
-    assert not plane.share_networks
+    changes |= {"bound": "mine", "patience": 7}
+    assert plane.mine_config == replace(config.NOISY_ROUND_CONFIG, **changes)
+    assert (plane.warm_start, plane.seed, plane.layers) == (False, 5, ("relu3", "softmax"))
+    assert (poster.share_networks, plane.share_networks) == (False, True)
 
 
 def test_plane_config_names_every_wrong_flag(script, parsed):
@@ -187,15 +177,12 @@ def test_plane_config_names_every_wrong_flag(script, parsed):
         script.plane_config()
 
 
-def test_experiment_with_a_wrong_flag_exits_before_the_folder_is_made(job, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .*foo"):
-        job("--layers=foo")
-    assert not (tmp_path / "run").exists()
-
-
-def test_experiment_with_too_few_images_exits_before_work(job, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .*batch_size"):
-        job("--batch_size=6000")
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--layers=foo", "--layers has foo"), ("--batch_size=6000", "batch_size")]
+)
+def test_experiment_with_a_wrong_flag_exits_before_the_folder_is_made(job, tmp_path, flag, message):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        job(flag)
     assert not (tmp_path / "run").exists()
 
 
@@ -215,17 +202,13 @@ def test_first_process_first_stops_all_processes_if_the_first_fails(
     script, parsed, monkeypatch, process_id
 ):
     parsed("--coordinator=host:1234", "--num_processes=2", f"--process_id={process_id}")
-    multihost_utils = sys.modules.get("jax.experimental.multihost_utils")
-    if multihost_utils is None:
-        from jax.experimental import multihost_utils
-    sent = []
+    sent, calls = [], []
 
     def broadcast(value):
         sent.append(value)
         return 1  # process 0 failed
 
     monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
-    calls = []
 
     def function():
         calls.append(process_id)

@@ -21,19 +21,9 @@ def points(ax):
     return sorted(tuple(bar.lines[0].get_xydata()[0]) for bar in ax.containers)
 
 
-# --- accuracy -----------------------------------------------------------------------------------
-
-
 def accuracy_row(problem="a", truth=2.0, error=-0.1, seed=0, family="gaussian"):
-    return {
-        "problem": problem,
-        "family": family,
-        "held_out": seed == 0,
-        "truth_nats": truth,
-        "nats": truth + error,
-        "stderr": 0.02,
-        "ceiling_nats": math.log(300),
-    }
+    row = {"problem": problem, "family": family, "held_out": seed == 0, "truth_nats": truth}
+    return row | {"nats": truth + error, "stderr": 0.02, "ceiling_nats": math.log(300)}
 
 
 def test_accuracy_draws_means_families_and_ceiling(tmp_path):
@@ -63,19 +53,11 @@ def test_accuracy_leaves_out_values_that_are_not_finite():
     np.testing.assert_allclose(points(figure.subfigs[0].axes[0]), [(2.0, 1.9)])
 
 
-# --- architectures ------------------------------------------------------------------------------
-
-
 def architecture_rows():
     return [
-        {
-            "data": data,
-            "dims": 2 if data.endswith("as is") else 1,
-            "network": network,
-            "error": -3.0 * place - 20 * i,
-            "over_seeds": 0.5 + i,
-            "over_architectures": math.nan if i else 2.0,
-        }
+        {"data": data, "dims": 2 if data.endswith("as is") else 1, "network": network}
+        | {"error": -3.0 * place - 20 * i, "over_seeds": 0.5 + i}
+        | {"over_architectures": math.nan if i else 2.0}
         for place, data in enumerate(("conv1 as is", "vector", "$bar$ as is"))
         for i, network in enumerate(("concatenated", "convolutional"))
     ]
@@ -90,24 +72,13 @@ def test_architectures_draws_errors_and_spreads_vectors_first():
     for ax, key in zip(figure.axes, ("error", "over_seeds", "over_architectures"), strict=True):
         drawn = [x for x, _ in points(ax)]
         assert drawn == sorted(row[key] for row in rows if math.isfinite(row[key]))
-        low, high = ax.get_xlim()
-        assert low <= drawn[0] <= drawn[-1] <= high
-
-
-# --- warm_start ---------------------------------------------------------------------------------
+        assert ax.get_xlim()[0] <= drawn[0] <= drawn[-1] <= ax.get_xlim()[1]
 
 
 def fit_row(start, epoch, curve, reference=None):
-    return {
-        "start": start,
-        "epoch": epoch,
-        "source": None if start == "cold" else epoch - 4,
-        "layer": "relu3",
-        "variable": "y",
-        "curve_steps": 50,
-        "curve": curve,
-        "reference_nats": reference,
-    }
+    source = None if start == "cold" else epoch - 4
+    row = {"start": start, "epoch": epoch, "source": source, "layer": "relu3", "variable": "y"}
+    return row | {"curve_steps": 50, "curve": curve, "reference_nats": reference}
 
 
 def test_warm_start_draws_mean_curves_from_the_cold_first_fit_on():
@@ -128,23 +99,12 @@ def test_warm_start_draws_mean_curves_from_the_cold_first_fit_on():
         plots.warm_start(rows, layer="relu3", variable="x")
 
 
-# --- growth -------------------------------------------------------------------------------------
-
-
 def test_growth_draws_a_curve_for_each_size():
     rows = [
-        {
-            "what": what,
-            "size": size,
-            "value": value,
-            "milliseconds": 2.0 * value,
-            "fastest": 1.9 * value,
-            "slowest": 2.5 * value,
-        }
-        for size in ("samples n", "batch")
-        for what in ("step", "evaluation")
+        {"what": what, "size": size, "value": value}
+        | {"milliseconds": 2.0 * value, "fastest": 1.9 * value, "slowest": 2.5 * value}
+        for what, size in (("step", "samples n"), ("evaluation", "samples n"), ("step", "batch"))
         for value in (10, 100, 1000)
-        if (what, size) != ("evaluation", "batch")
     ]
     figure = plots.growth(rows)
     labels = ["step", "evaluation", "in proportion"]

@@ -17,28 +17,12 @@ report = load_experiment("warm_start_report")
 
 
 def make_row(start="kept", curve=(1.0, 2.0, 3.0), epoch=4, source=0, **values):
-    return {
-        "start": start,
-        "epoch": epoch,
-        "source": None if start == "cold" else source,
-        "layer": "relu3",
-        "variable": "y",
-        "network": 0,
-        "seed": 0,
-        "nats": curve[-1],
-        "stderr": 0.01,
-        "reference_nats": 3.0,
-        "reference_stderr": 0.01,
-        "over_cold_nats": 0.0,
-        "over_cold_stderr": 0.02,
-        "steps": 10 * (len(curve) - 1),
-        "curve_steps": 10,
-        "curve": list(curve),
-        "seconds_a_step": 0.01,
-    } | values
-
-
-# --- Plan -----------------------------------------------------------------------------------------
+    row = {"start": start, "epoch": epoch, "source": None if start == "cold" else source}
+    row |= {"layer": "relu3", "variable": "y", "network": 0, "seed": 0}
+    row |= {"nats": curve[-1], "reference_nats": 3.0, "over_cold_nats": 0.0}
+    row |= {"stderr": 0.01, "reference_stderr": 0.01, "over_cold_stderr": 0.02}
+    row |= {"steps": 10 * (len(curve) - 1), "curve_steps": 10, "curve": list(curve)}
+    return row | {"seconds_a_step": 0.01} | values
 
 
 def make_plan(**values):
@@ -107,46 +91,33 @@ def test_make_plan_wrong_flags_are_named(values, message):
     assert message in str(error.value)
 
 
-# --- Starts ---------------------------------------------------------------------------------------
-
-
 def make_state(value):
     def full(extra=0.0):
         return np.full(2, value + extra, np.float32)
 
-    return MineState(
-        params={"x_encoder": full(), "head": full(0.25)},
-        average={"x_encoder": full(0.5), "head": full(0.75)},
-        opt_state={"moments": full()},
-        gaussian=full(),
-        log_partition=full(),
-        steps=full(),
-    )
+    params = {"x_encoder": full(), "head": full(0.25)}
+    average = {"x_encoder": full(0.5), "head": full(0.75)}
+    others = dict.fromkeys(("opt_state", "gaussian", "log_partition", "steps"), full())
+    return MineState(params, average, **others)
+
+
+STATES = make_state(1.0), make_state(20.0), make_state(300.0)
 
 
 def assert_equal(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
-@pytest.fixture
-def states():
-    return make_state(1.0), make_state(20.0), make_state(300.0)
-
-
-@pytest.mark.parametrize("start", ["kept", "chain"])
-def test_warm_state_kept_is_the_earlier_state(states, start):
-    assert fits.warm_state(start, *states) is states[0]
-
-
-def test_warm_state_reset_keeps_weights_alone(states):
-    state, fresh, _ = states
-    reset = fits.warm_state("reset", *states)
+def test_warm_state_is_the_earlier_state_and_reset_keeps_weights_alone():
+    state, fresh, _ = STATES
+    assert fits.warm_state("kept", *STATES) is fits.warm_state("chain", *STATES) is state
+    reset = fits.warm_state("reset", *STATES)
     assert_equal(reset, state._replace(opt_state=fresh.opt_state, steps=fresh.steps))
 
 
-def test_warm_state_shrunk_mixes_trained_and_fresh_weights(states):
-    state, fresh, _ = states
-    shrunk = fits.warm_state("shrunk", *states)
+def test_warm_state_shrunk_mixes_trained_and_fresh_weights():
+    state, fresh, _ = STATES
+    shrunk = fits.warm_state("shrunk", *STATES)
     head = fits.SHRINK * state.average["head"] + fits.PERTURB * fresh.params["head"]
     np.testing.assert_allclose(shrunk.params["head"], head, rtol=1e-6)
     assert shrunk.average is shrunk.params
@@ -155,15 +126,12 @@ def test_warm_state_shrunk_mixes_trained_and_fresh_weights(states):
     assert_equal(shrunk.gaussian, state.gaussian)
 
 
-def test_warm_state_unrelated_takes_the_head_of_another_layer(states):
-    _, fresh, other = states
-    unrelated = fits.warm_state("unrelated", *states)
+def test_warm_state_unrelated_takes_the_head_of_another_layer():
+    _, fresh, other = STATES
+    unrelated = fits.warm_state("unrelated", *STATES)
     assert_equal(unrelated.params["head"], other.average["head"])
     assert_equal(unrelated.params["x_encoder"], fresh.params["x_encoder"])
     assert_equal(unrelated.opt_state, fresh.opt_state)
-
-
-# --- Tables ---------------------------------------------------------------------------------------
 
 
 def test_steps_to_finds_the_first_check_in_the_band():
@@ -218,29 +186,21 @@ def test_report_has_a_line_for_each_pair_start_and_distance():
     assert "| warm start: weights and moments | 1 | +0.000 ± 0.020 |" in text
 
 
-# --- A run ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def flags(tmp_path):
+@pytest.mark.usefixtures("compile_fast")
+def test_experiment_resumed_fits_the_missing_rows_again(tmp_path, capsys):
     values = {"probe_size": 200, "max_steps": 20, "hidden": 8, "progress": False}
     values |= {"quick": True, "layers": ["softmax"], "starts": ["kept"], "platform": "cpu"}
-    with set_flags(script, out_dir=str(tmp_path), **values):
-        yield script.FLAGS
-
-
-@pytest.mark.usefixtures("compile_fast")
-def test_experiment_resumed_fits_the_missing_rows_again(flags, tmp_path, capsys):
-    script.experiment()
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {"config.json", "warm_start.md", "curves_y_softmax.png"} <= names
-    records = tmp_path / "records.jsonl"
-    lines = records.read_text().splitlines(keepends=True)
-    places = len(lines) // 4
-    # The last fit lacks a row, and another one was cut off.
-    records.write_text("".join(lines[:-2]) + lines[-2][:50])
-    flags.resume = True
-    script.experiment()
+    with set_flags(script, out_dir=str(tmp_path), **values) as flags:
+        script.experiment()
+        names = {path.name for path in tmp_path.iterdir()}
+        assert {"config.json", "warm_start.md", "curves_y_softmax.png"} <= names
+        records = tmp_path / "records.jsonl"
+        lines = records.read_text().splitlines(keepends=True)
+        places = len(lines) // 4
+        # The last fit lacks a row, and another one was cut off.
+        records.write_text("".join(lines[:-2]) + lines[-2][:50])
+        flags.resume = True
+        script.experiment()
     assert "4 times 2 fits, 1 times missing" in capsys.readouterr().out
 
     def without_times(line):

