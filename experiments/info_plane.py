@@ -1,12 +1,13 @@
 """The information plane of LeNet-5 during training.
 
   python experiments/info_plane.py --epochs=40 --probe_every=4
-  python experiments/info_plane.py --noise_std=0.5
+  python experiments/info_plane.py --noise_std=0.2 --nodeterministic
   python experiments/info_plane.py --preset=poster
 
 Trains LeNet-5 slowly and, every few epochs, fits statistics networks between its layers and the
-images (X) and labels (Y). Writes records, findings and figures into --out_dir. With --noise_std the
-layers are observed with Gaussian noise, and exact values stand beside the estimates.
+images (X) and labels (Y). Writes records, findings and figures into --out_dir. There are two planes:
+of layers that are observed with Gaussian noise, where two-sided references stand beside the
+estimates, and of the layers as they are.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ START = time.perf_counter()
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 BOUNDS = ("infonce", "donsker_varadhan", "mine", "nwj", "smile")
 FIGURES = ("information_plane", "mi_over_epochs")
-NOISES = ("relative", "absolute")
+NOISES = ("layer", "unit", "absolute")
 # Flags that a resumed run may change, with those of `common`: they do not affect earlier rows.
 RESUMABLE_FLAGS = ("epochs", "data_dir", "dataset")
 # Flags whose defaults are those of the preset, and their names in `MineConfig`.
@@ -38,6 +39,8 @@ MINE_FLAGS = {name: name for name in ("bound", "hidden", "max_steps", "patience"
     "mine_batch_size": "batch_size",
     "mine_learning_rate": "learning_rate",
 }
+NETWORKS = ("mine", "noisy_x_mine", "noisy_y_mine")  # their configurations in `PlaneConfig`
+VALUE_COLUMNS = ("mi_nats", "stderr", "own_nats", "reference_low_nats", "reference_high_nats")
 PRESET = " Default: that of --preset."
 
 FLAGS = flags.FLAGS
@@ -64,9 +67,21 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_integer("probe_size", 20_000, "Number of training images to probe.")
 flags.DEFINE_integer("batch_size", 128, "Images in a training step of LeNet-5.")
 flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of LeNet-5 (SGD, momentum 0.9).")
-flags.DEFINE_float("noise_std", 0.0, "Standard deviation of noise added to layers; 0 for none.")
-flags.DEFINE_enum(
-    "noise", "relative", NOISES, "Unit of --noise_std: root mean variance of a layer's units, or 1."
+flags.DEFINE_string(
+    "noise_std",
+    None,
+    "Standard deviation of the noise of the observed layers: a number, 0 to leave them out, or auto "
+    "for what the test samples can resolve. Default: auto; 0 with --preset=poster.",
+)
+flags.DEFINE_string(
+    "noise",
+    "layer",
+    f"Unit of --noise_std, one of {', '.join(NOISES)}: the root of the trace of a layer's "
+    "covariance, the root mean variance of its units, or 1.",
+)
+flags.DEFINE_bool("deterministic", True, "Measure the layers without noise, too.")
+flags.DEFINE_list(
+    "also", [], "Values of the literature beside those of observed layers: bins, kde."
 )
 flags.DEFINE_enum("bound", None, BOUNDS, "Objective of the statistics networks." + PRESET)
 flags.DEFINE_integer("mine_batch_size", None, "Batch size of the statistics networks." + PRESET)
@@ -97,19 +112,32 @@ def plane_config() -> "PlaneConfig":
         problems.append(f"--layers has {', '.join(unknown)}; choose from {', '.join(PROBE_POINTS)}")
     elif sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
         problems.append(f"--layers must be in order of depth: {', '.join(PROBE_POINTS)}")
+    poster = FLAGS.preset == "poster"
     names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
-    values = {name: FLAGS[name].value for name in names} | {"layers": tuple(FLAGS.layers)}
-    poster = {"mine": POSTER_CONFIG, "share_networks": False} if FLAGS.preset == "poster" else {}
-    config = build("run", PlaneConfig, **values, **poster)
+    values: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    values |= {"layers": tuple(FLAGS.layers), "also": tuple(FLAGS.also)}
+    default = 0.0 if poster else "auto"
+    if FLAGS.noise_std in (None, "auto"):
+        values["noise_std"] = FLAGS.noise_std or default
+    else:
+        try:
+            values["noise_std"] = float(FLAGS.noise_std)
+        except ValueError:
+            problems.append(f"--noise_std must be auto or a number, got {FLAGS.noise_std!r}")
+            del values["noise_std"]
     overrides = {name: FLAGS[flag].value for flag, name in MINE_FLAGS.items()}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    base = (config or PlaneConfig()).mine_config
-    mine = build("statistics networks", dataclasses.replace, base, **overrides)
+    bases = dict.fromkeys(NETWORKS, POSTER_CONFIG) if poster else {}
+    for name in NETWORKS:
+        base = bases.get(name, getattr(PlaneConfig(), name))
+        if mine := build("statistics networks", dataclasses.replace, base, **overrides):
+            values[name] = mine
+    config = build("run", PlaneConfig, **values, share_networks=not poster)
     training = {"batch_size": FLAGS.batch_size, "learning_rate": FLAGS.learning_rate}
     classifier = build("LeNet-5", ClassifierConfig, **training)
     if problems:
         raise ValueError("; ".join(problems))
-    return dataclasses.replace(config, mine=mine, classifier=classifier)
+    return dataclasses.replace(config, classifier=classifier)
 
 
 def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dataset, dict]":
@@ -125,7 +153,6 @@ def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dat
     choices = resolved(config, len(data.train_images))
     rows = probe_rows(config, len(data.train_images))
     settings = common.settings_of(__name__)
-    settings |= {flag: getattr(config.mine_config, name) for flag, name in MINE_FLAGS.items()}
     description = choices | {
         "settings": settings | {"dataset_used": data.name},
         "resolved": choices,
@@ -135,7 +162,7 @@ def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dat
         "train_size": len(data.train_images),
         "test_size": len(data.test_images),
         "probe_size": len(rows),
-        "report_size": len(rows) // config.mine_config.folds,
+        "report_size": len(rows) // config.mine.folds,
         "num_classes": data.num_classes,
         "class_entropy_nats": exact.entropy(data.train_labels[rows]),
         "versions": common.versions(),
@@ -164,6 +191,22 @@ def first_process_first(function: Callable[[], Any]) -> Any:
     return result if common.is_first_process() else function()
 
 
+def tables(
+    config: "PlaneConfig", rows: list[dict[str, Any]], training: list[dict[str, Any]]
+) -> str:
+    """Return a table of the values of each plane, with a line on what is in brackets."""
+    notes = {
+        "observed": "Observed layers, nats ± standard error, and the bracket (low to high).",
+        "deterministic": "Deterministic layers: lower bounds in nats ± standard error, and in "
+        "brackets the value of the layer's own network.",
+    }
+    parts = []
+    for plane in config.planes:
+        of_plane = [row for row in rows if row["plane"] == plane]
+        parts += [notes[plane], value_table(of_plane, training)]
+    return "\n\n".join(parts)
+
+
 def value_table(rows: list[dict[str, Any]], training: list[dict[str, Any]]) -> str:
     """Return a table of the reported values in nats by epoch, means over the seeds."""
     pairs = list(dict.fromkeys((row["variable"], row["layer"]) for row in rows))
@@ -173,12 +216,13 @@ def value_table(rows: list[dict[str, Any]], training: list[dict[str, Any]]) -> s
         line = [str(epoch), f"{accuracy:.2%}"]
         for pair in pairs:
             same = [r for r in rows if (r["epoch"], r["variable"], r["layer"]) == (epoch, *pair)]
-            nats, stderr, own, reference = (
+            nats, stderr, own, low, high = (
                 common.mean(math.nan if row[name] is None else row[name] for row in same)
-                for name in ("mi_nats", "stderr", "own_nats", "reference_nats")
+                for name in VALUE_COLUMNS
             )
-            other = own if math.isnan(reference) else reference
-            line.append(f"{nats:.2f} ± {stderr:.2f} ({common.number(other, '.2f')})")
+            deterministic = same[0]["plane"] == "deterministic"
+            beside = f"{own:.2f}" if deterministic else f"{low:.2f} to {high:.2f}"
+            line.append(f"{nats:.2f} ± {stderr:.2f} ({beside})")
         lines.append(line)
     names = [f"I({variable.upper()};{layer})" for variable, layer in pairs]
     return common.markdown_table(["epoch", "accuracy", *names], lines)
@@ -222,13 +266,12 @@ def experiment() -> None:
     figures.information_plane(rows, description, path / "information_plane.png")
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
     if FLAGS.publish:
-        suffix = "_poster" * (FLAGS.preset == "poster") + "_noise" * bool(config.noise_std)
+        suffix = "_poster" * (FLAGS.preset == "poster")
+        suffix += "_observed" * (config.planes == ("observed",))
         paths = [path / f"{name}{suffix}.png" for name in FIGURES]
         figures.information_plane(rows, description, paths[0])
         figures.mi_over_epochs(rows, result.training, description, paths[1])
-        brackets = "the reference" if config.noise_std else "the value of the layer's own network"
-        note = f"Nats, with standard errors; in brackets {brackets}."
-        body = "\n\n".join([note, value_table(rows, result.training), sentences])
+        body = "\n\n".join([sentences, tables(config, rows, result.training)])
         common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
     end = time.perf_counter()
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]

@@ -19,7 +19,7 @@ from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, st
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values
 from mine_jax.mine.fitting import fit_stack
 from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import check_key, check_same_shapes, init_stack
+from mine_jax.mine.training import check_key, check_same_shapes, init_stack, sums_over_classes
 
 MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
 MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
@@ -245,8 +245,10 @@ def _fit_group(
     state, info = fit_stack(
         fit_keys, state, data, rows.train, rows.validation, fold, num_test, config, on_check
     )
+    normalize = config.normalize and not sums_over_classes(data, config)
+    over = jnp.asarray(rows.train)[fold] if normalize else None
     test, validation = (
-        jax.tree.map(np.asarray, evaluate_rows(state, data, jnp.asarray(part)[fold], config))
+        jax.tree.map(np.asarray, evaluate_rows(state, data, jnp.asarray(part)[fold], config, over))
         for part in (rows.test, rows.validation)
     )
     train_rows = jnp.asarray(rows.train[:, :num_test])[fold]

@@ -151,8 +151,9 @@ def canonical_form(
     """Compute the canonical pairs of the training samples, with a ridge.
 
     Their correlations are those on the validation samples, less what chance gives (1/n in the
-    square), so that directions that were over-fitted get no weight. Training rows are taken without
-    measurement noise, whose variance is added to that of the columns in closed form.
+    square), so that directions that were over-fitted get no weight. Where samples have measurement
+    noise, which is independent of the other side, cross-covariances are those of the samples
+    without it, which have smaller errors; variances are those of the samples with it.
 
     Args:
       data: samples of the stack.
@@ -177,18 +178,16 @@ def canonical_form(
         for side in sides:
             covariance = side.train.T @ side.train / m
             level = jnp.trace(covariance) / side.columns + 1e-9
-            diagonal = (ridge + 1e-4) * level + side.noise_std**2
-            covariance += diagonal * jnp.eye(len(covariance))
+            covariance += (ridge + 1e-4) * level * jnp.eye(len(covariance))
             roots.append(jnp.linalg.inv(jnp.linalg.cholesky(covariance)))
-        cross = roots[0] @ (sides[0].train.T @ sides[1].train / m) @ roots[1].T
+        cross = roots[0] @ (sides[0].noiseless.T @ sides[1].noiseless / m) @ roots[1].T
         u, _, v = jnp.linalg.svd(cross, full_matrices=False)
         k = min(width, u.shape[1])
         projections, projected = [], []
         for side, root, directions in zip(sides, roots, (u, v.T), strict=True):
             directions = root.T @ directions[:, :k]
             squares = jnp.sum(jnp.square(directions), axis=0)
-            variance = jnp.var(side.train @ directions, axis=0) + side.noise_std**2 * squares
-            spread = jnp.sqrt(variance)
+            spread = jnp.std(side.train @ directions, axis=0)
             mean_variance = jnp.sum(jnp.square(side.train)) / m / side.columns
             least = MIN_RELATIVE_SPREAD * jnp.sqrt(squares * mean_variance) + 1e-6
             directions = directions / jnp.where(spread > least, spread, jnp.inf)[None]
@@ -235,17 +234,16 @@ def paired_form(
         x = _side(data.x, x_index, rows, rows[:1])
         z = _side(data.z, z_index, rows, rows[:1])
         widths = x.train.shape[1], z.train.shape[1]
-        cross = x.train.T @ z.train / len(rows)
+        cross = x.noiseless.T @ z.noiseless / len(rows)
         cross = jnp.pad(cross, [(0, max(widths) - size) for size in widths])
         values, axes = jnp.linalg.eigh((cross + cross.T) / 2)
         axes = axes[:, jnp.argsort(-jnp.abs(values))[:width]]  # those of padding come last
         on_axes = axes[: widths[0]], axes[: widths[1]]
         a, b = x.train @ on_axes[0], z.train @ on_axes[1]
         sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
-        on_x, on_z = _inverse_spread(a, x.noise_std), _inverse_spread(b, z.noise_std) * sign
+        on_x, on_z = _inverse_spread(a), _inverse_spread(b) * sign
         a, b = a * on_x[None], b * on_z[None]
-        noise = (x.noise_std * on_x) ** 2 + (z.noise_std * on_z) ** 2
-        gap = _gap((jnp.mean((a - b) ** 2, axis=0) + noise) / 2, a, b, len(rows))
+        gap = _gap(jnp.mean((a - b) ** 2, axis=0) / 2, a, b, len(rows))
         gap = jnp.where((x.columns == z.columns) & (x.columns <= width), gap, 1.0)
         padding = 0, width - len(gap)
         projections = [
@@ -261,31 +259,37 @@ def paired_form(
 
 class _Columns(NamedTuple):
     train: Array
+    noiseless: Array  # training samples without measurement noise
     validation: Array
     mean: Array
     columns: Array
-    noise_std: Array
 
 
 def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Array) -> _Columns:
     """Return centered training and validation samples of one array as columns."""
-    quiet = side.measured if side.noiseless is None else side.noiseless
     train, validation = (
-        stack.take_rows(values, index, rows).reshape(len(rows), -1)
-        for values, rows in ((quiet, train_rows), (side.measured, validation_rows))
+        stack.take_rows(side.measured, index, rows).reshape(len(rows), -1)
+        for rows in (train_rows, validation_rows)
     )
     mean = train.mean(axis=0)
-    noise_std = jnp.zeros(()) if side.noise_std is None else side.noise_std[index]
+    train, noiseless = train - mean[None], None
+    if side.noiseless is not None:
+        noiseless = stack.take_rows(side.noiseless, index, train_rows).reshape(train.shape)
+        noiseless -= noiseless.mean(axis=0)[None]
     return _Columns(
-        train - mean[None], validation - mean[None], mean, side.columns[index], noise_std
+        train,
+        train if noiseless is None else noiseless,
+        validation - mean[None],
+        mean,
+        side.columns[index],
     )
 
 
-def _inverse_spread(values: Array, noise_std: Array | float = 0.0) -> Array:
-    """Return one over each centered column's root mean square with noise; 0 for constant ones."""
+def _inverse_spread(values: Array) -> Array:
+    """Return one over each centered column's root mean square; 0 for constant ones."""
     squares = jnp.mean(values * values, axis=0)
     least = MIN_RELATIVE_SPREAD * jnp.sqrt(jnp.mean(squares)) + 1e-6
-    spread = jnp.sqrt(squares + jnp.square(noise_std))
+    spread = jnp.sqrt(squares)
     return jnp.where(spread > least, 1 / jnp.maximum(spread, 1e-6), 0)
 
 
@@ -356,13 +360,12 @@ def discriminant_form(
         labels = stack.take_rows(data.z.measured, z_index, rows)
         m, width, classes = len(rows), side.train.shape[1], labels.shape[1]
         counts = labels.sum(axis=0)
-        means = labels.T @ side.train / jnp.maximum(counts, 1)[:, None]
+        means = labels.T @ side.noiseless / jnp.maximum(counts, 1)[:, None]
         within = side.train - labels @ means
         covariance = within.T @ within / m
         variance_of_means = jnp.maximum(1 / jnp.maximum(counts, 1) - 1 / m, 0)
         errors = jnp.sqrt(jnp.diag(covariance)[None, :] * variance_of_means[:, None])
         means = jnp.where(jnp.abs(means) >= threshold * errors, means, 0)
-        covariance += side.noise_std**2 * jnp.eye(width)
         shrinkage = jnp.minimum(1.0, 2 * side.columns / m + 3 * ridge)
         level = jnp.trace(covariance) / side.columns
         shrunk = (1 - shrinkage) * covariance + shrinkage * jnp.diag(jnp.diag(covariance))

@@ -1,17 +1,21 @@
 """The information plane of a model in training: train k epochs, probe, fit, record."""
 
 from mine_jax.information_plane.config import (
-    NOISY_ROUND_CONFIG,
+    NOISY_X_CONFIG,
+    NOISY_Y_CONFIG,
     POSTER_CONFIG,
     ROUND_CONFIG,
     PlaneConfig,
     probe_rows,
     resolved,
     seed_keys,
+    split_rows,
 )
-from mine_jax.information_plane.measurement import measure, pairs_of
+from mine_jax.information_plane.measurement import Place, Round, measure, pairs_of
 from mine_jax.information_plane.observation import (
+    Layers,
     Observed,
+    View,
     alignment_target,
     observe,
     prepare_variables,
@@ -20,12 +24,17 @@ from mine_jax.information_plane.observation import (
 from mine_jax.information_plane.run import Result, run
 
 __all__ = [
-    "NOISY_ROUND_CONFIG",
+    "NOISY_X_CONFIG",
+    "NOISY_Y_CONFIG",
     "POSTER_CONFIG",
     "ROUND_CONFIG",
+    "Layers",
     "Observed",
+    "Place",
     "PlaneConfig",
     "Result",
+    "Round",
+    "View",
     "alignment_target",
     "measure",
     "observe",
@@ -36,4 +45,5 @@ __all__ = [
     "resolved",
     "run",
     "seed_keys",
+    "split_rows",
 ]

@@ -14,15 +14,40 @@ from mine_jax import estimate
 from mine_jax.classifier import ClassifierConfig
 from mine_jax.mine import MineConfig
 
-Noise = Literal["relative", "absolute"]
+Noise = Literal["layer", "unit", "absolute"]
+Plane = Literal["observed", "deterministic"]
+PLANES: tuple[Plane, ...] = get_args(Plane)
+COMPARISONS = ("bins", "kde")
 
 # Rounds that follow one another share one split, and need no gains far below the standard errors.
 ROUND_CONFIG = MineConfig(cross_fit=False, min_improvement=2e-3, max_steps=3000)
+# I(X;T) is large: the closed-form start takes every canonical pair, and scores are normalized over
+# the training samples, so that the few test samples do not limit the value.
+NOISY_X_CONFIG = replace(
+    ROUND_CONFIG,
+    batch_size=512,
+    patience=1,
+    lr_drops=0,
+    canonical_pairs=1024,
+    squares=False,
+    normalize=True,
+)
 # Noise that is redrawn in each batch has to be averaged out, and is hard to over-fit.
-NOISY_ROUND_CONFIG = replace(ROUND_CONFIG, batch_size=512, patience=8, weight_decay=0.05)
+NOISY_Y_CONFIG = replace(
+    ROUND_CONFIG,
+    batch_size=1024,
+    learning_rate=2e-3,
+    patience=8,
+    ema_decay=0.998,
+    weight_decay=0.05,
+    squares=False,
+    gaussian_start=False,
+)
 POSTER_CONFIG = MineConfig.published(max_steps=ROUND_CONFIG.max_steps)
 MIN_SPLIT_SAMPLES = 2  # of each kind: a standard error needs two
+MIN_AUTO_SAMPLES = 8  # ln 8 = 2.08: below, a layer could hold hardly more than a nat
 MINIMA = {"epochs": 0, "probe_every": 1, "probe_size": 20, "seed": 0, "num_seeds": 1}
+SHARED_BY_NETWORKS = ("folds", "validation_fraction")  # fields that fix the split
 
 
 @dataclass(frozen=True)
@@ -40,14 +65,21 @@ class PlaneConfig:
       seed: seed of all random choices.
       num_seeds: number of classifiers, trained from the seeds `seed`, `seed` + 1, …, each with its
         statistics networks. All share the probed images and the split that `seed` fixes.
-      noise_std: standard deviation of the Gaussian noise that layers are observed with; 0 for none.
-      noise: unit of `noise_std`. "relative": the root mean variance of the layer's units over the
-        probed images at that epoch. "absolute": 1, in the units of the activations.
+      noise: unit of `noise_std`. "layer": the root of the trace of the layer's covariance. "unit":
+        the root mean variance of its units. "absolute": 1, in the units of the activations.
+        Variances are those of the training samples of the statistics networks at that epoch.
+      noise_std: standard deviation of the Gaussian noise of the observed layers; 0 leaves out their
+        plane. "auto", for "layer" only: 1/√(2(ln n − 1)) for n test samples, so that no layer can
+        hold more than ln n − 1 nats, a nat below the ceiling (`noise_level`).
+      deterministic: measure the layers without noise, too.
+      also: values known from the literature beside those of observed layers, out of `COMPARISONS`
+        (`comparisons`).
       share_networks: without noise, let a layer take the value of a later layer's network where
         its own is not better on the validation samples (`measurement.choose_networks`).
       classifier: configuration of the classifier's training.
-      mine: configuration of the statistics networks; None for `ROUND_CONFIG`, or
-        `NOISY_ROUND_CONFIG` with noise.
+      mine: configuration of the statistics networks without noise.
+      noisy_x_mine: of those of I(X;T) for observed layers.
+      noisy_y_mine: of those of I(Y;T).
 
     Raises:
       ValueError: naming every value that is out of its range.
@@ -60,11 +92,15 @@ class PlaneConfig:
     warm_start: bool = True
     seed: int = 0
     num_seeds: int = 1
-    noise_std: float = 0.0
-    noise: Noise = "relative"
+    noise: Noise = "layer"
+    noise_std: float | Literal["auto"] = "auto"
+    deterministic: bool = True
+    also: tuple[str, ...] = ()
     share_networks: bool = True
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    mine: MineConfig | None = None
+    mine: MineConfig = ROUND_CONFIG
+    noisy_x_mine: MineConfig = NOISY_X_CONFIG
+    noisy_y_mine: MineConfig = NOISY_Y_CONFIG
 
     def __post_init__(self) -> None:
         problems = [
@@ -78,22 +114,72 @@ class PlaneConfig:
             )
         if not self.layers or len(set(self.layers)) != len(self.layers):
             problems.append(f"layers must be one or more different names, got {self.layers}")
-        if not 0 <= self.noise_std < math.inf:
-            problems.append(f"noise_std must be at least 0 and finite, got {self.noise_std}")
-        if self.noise not in get_args(Noise):
-            problems.append(f"noise must be one of {get_args(Noise)}, got {self.noise!r}")
+        problems += self._noise_problems()
+        if unknown := [name for name in self.also if name not in COMPARISONS]:
+            problems.append(f"also must be names out of {COMPARISONS}, got {unknown}")
+        configs = (self.mine, self.noisy_x_mine, self.noisy_y_mine)
+        if any(config.cross_fit for config in configs):
+            problems.append("statistics networks of a run share one split: set cross_fit=False")
+        for name in SHARED_BY_NETWORKS:
+            if len(values := {getattr(config, name) for config in configs}) > 1:
+                problems.append(f"all statistics networks must have one {name}, got {values}")
+        if len({config.preparation for config in configs[1:]}) > 1:
+            problems.append("noisy_x_mine and noisy_y_mine must have the same preparation")
         if problems:
             raise ValueError("; ".join(problems))
 
-    @property
-    def mine_config(self) -> MineConfig:
-        """Configuration of the statistics networks: `mine`, or the default of a round."""
-        return self.mine or (NOISY_ROUND_CONFIG if self.noise_std else ROUND_CONFIG)
+    def _noise_problems(self) -> list[str]:
+        if self.noise == "relative":
+            return ['noise="relative" is called "unit" now']
+        if self.noise not in get_args(Noise):
+            return [f"noise must be one of {get_args(Noise)}, got {self.noise!r}"]
+        if self.noise_std == "auto":
+            if self.noise == "layer":
+                return []
+            return [f'noise_std="auto" goes with noise="layer"; give a number for {self.noise!r}']
+        number = isinstance(self.noise_std, int | float) and not isinstance(self.noise_std, bool)
+        if not number or not 0 <= self.noise_std < math.inf:
+            return [
+                f'noise_std must be "auto" or a finite number of at least 0, got {self.noise_std!r}'
+            ]
+        if not (self.noise_std or self.deterministic):
+            return ["noise_std = 0 without deterministic leaves no plane to measure"]
+        if self.also and not self.noise_std:
+            return ["also needs observed layers: set noise_std above 0"]
+        return []
 
     @property
-    def standardized(self) -> bool:
-        """Whether images and layers are prepared as standardized columns."""
-        return self.mine_config.preparation == "standardized"
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes that are measured, out of `PLANES`."""
+        measured = {"observed": self.noise_std != 0, "deterministic": self.deterministic}
+        return tuple(plane for plane in PLANES if measured[plane])
+
+    def mine_config(self, plane: Plane, variable: str) -> MineConfig:
+        """Configuration of the statistics networks of a plane and a variable, "x" or "y"."""
+        if plane == "deterministic":
+            return self.mine
+        return self.noisy_x_mine if variable == "x" else self.noisy_y_mine
+
+    def noise_level(self, num_test: int) -> float:
+        """Return `noise_std` as a number.
+
+        With noise relative to the layer, a Gaussian has the most entropy for its covariance, so
+        that I(X;T) < 1/(2c²) nats for a layer of any width; "auto" sets this to ln n − 1.
+
+        Args:
+          num_test: n, the number of test samples of the statistics networks.
+
+        Raises:
+          ValueError: if "auto" is given fewer than 8 test samples.
+        """
+        if self.noise_std != "auto":
+            return float(self.noise_std)
+        if num_test < MIN_AUTO_SAMPLES:
+            raise ValueError(
+                f'noise_std="auto" needs at least {MIN_AUTO_SAMPLES} test samples, got {num_test}; '
+                "increase probe_size, or give a number"
+            )
+        return 1 / math.sqrt(2 * (math.log(num_test) - 1))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -144,7 +230,7 @@ def resolved(config: PlaneConfig, n: int) -> dict[str, Any]:
       n: number of training images.
 
     Returns:
-      JSON values: all fields but `epochs`, `mine` with the library's defaults, and hashes of the
+      JSON values: all fields but `epochs`, the noise as a number (`noise_level`), and hashes of the
       probed rows and of their split.
 
     Raises:
@@ -155,20 +241,35 @@ def resolved(config: PlaneConfig, n: int) -> dict[str, Any]:
             f"batch_size = {config.classifier.batch_size} is more than the {n} training images"
         )
     rows = probe_rows(config, n)
-    split_key, _ = jax.random.split(seed_keys(config.seed)["mine"])
-    splits = estimate.split(split_key, len(rows), config.mine_config)
+    splits = split_rows(config, len(rows))
     if min(part.shape[1] for part in splits) < MIN_SPLIT_SAMPLES:
         raise ValueError(
             f"{len(rows)} probed images are too few for training, validation and test samples with "
-            f"folds = {config.mine_config.folds} and validation_fraction = "
-            f"{config.mine_config.validation_fraction}; increase probe_size"
+            f"folds = {config.mine.folds} and validation_fraction = "
+            f"{config.mine.validation_fraction}; increase probe_size"
         )
-    values = _json(replace(config, mine=config.mine_config))
+    values = _json(config)
     del values["epochs"]
+    level = config.noise_level(splits.test.shape[1]) if "observed" in config.planes else None
     return values | {
+        "noise_level": level,
         "probe_rows_sha256": _sha256(rows),
         "split_sha256": _sha256(*splits),
     }
+
+
+def split_rows(config: PlaneConfig, n: int) -> estimate.Splits:
+    """Return the split that all statistics networks of a run share.
+
+    Args:
+      config: `seed`, and the split of `mine`.
+      n: number of probed images.
+
+    Returns:
+      Training, validation and test rows out of 0 … n − 1, with one fold in front.
+    """
+    split_key, _ = jax.random.split(seed_keys(config.seed)["mine"])
+    return estimate.split(split_key, n, config.mine)
 
 
 def _json(value: Any) -> Any:

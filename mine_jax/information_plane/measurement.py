@@ -1,4 +1,4 @@
-"""One round: fit the statistics networks of all (variable, layer) pairs, and record the values.
+"""One round: fit the statistics networks of all (plane, variable, layer), and record the values.
 
 Without noise a layer may take the value of a later layer's network (`choose_networks`). With
 measurement noise each layer is observed separately: a later T is no function of an earlier T, and
@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,44 +17,56 @@ from tqdm import tqdm
 
 from mine_jax import estimate
 from mine_jax.estimate import Estimate, Pair
-from mine_jax.information_plane.config import PlaneConfig
-from mine_jax.information_plane.observation import Observed
+from mine_jax.information_plane.brackets import Side
+from mine_jax.information_plane.config import Plane, PlaneConfig
+from mine_jax.information_plane.observation import (
+    MAX_LOST_NATS,
+    NO_VARIANCE,
+    Layers,
+    Observed,
+    View,
+)
 from mine_jax.mine import MineState, Samples, is_labels
 
 Row = dict[str, Any]
-Layers = Mapping[str, jax.Array | Observed]
 
 
-def pair_names(
-    variables: Mapping[str, jax.Array], layers: Mapping[int, Layers]
-) -> dict[tuple[int, str], dict[str, str]]:
-    """Name the pairs of a round.
+class Place(NamedTuple):
+    """What an estimate is of."""
 
-    Args:
-      variables: as for `measure`.
-      layers: as for `measure`.
+    plane: Plane
+    variable: str
+    layer: str
+    seed: int
 
-    Returns:
-      For each (seed, variable) the pairs' names by layer. The seed is part of a name if there are
-      several.
+    @property
+    def name(self) -> str:
+        """Name of its pair in messages and results, such as "x;conv1 observed of seed 0"."""
+        return f"{self.variable};{self.layer} {self.plane} of seed {self.seed}"
 
-    Raises:
-      ValueError: if only some of the layers are observed with noise.
+
+class Value(NamedTuple):
+    """A reported value: nats, and the influence of each test sample on it, (r,)."""
+
+    nats: float
+    influence: np.ndarray
+
+
+class Round(NamedTuple):
+    """Result of a round.
+
+    Attributes:
+      rows: a row of `records.jsonl` for each place.
+      states: the networks, by name of their place.
+      values: the reported values, likewise.
     """
-    noisy = {isinstance(layer, Observed) for of in layers.values() for layer in of.values()}
-    if len(noisy) > 1:
-        raise ValueError("layers must all be observed with noise, or none of them")
-    # The layers without noise represent X.
-    names = dict.fromkeys(("x", *variables)) if True in noisy else variables
-    suffixes = {seed: f" of seed {seed}" if len(layers) > 1 else "" for seed in layers}
-    return {
-        (seed, variable): {layer: f"{variable};{layer}{suffixes[seed]}" for layer in by_name}
-        for seed, by_name in layers.items()
-        for variable in names
-    }
+
+    rows: list[Row]
+    states: dict[str, MineState]
+    values: dict[str, Value]
 
 
-def pairs_of(variables: Mapping[str, jax.Array], layers: Mapping[int, Layers]) -> dict[str, Pair]:
+def pairs_of(variables: Mapping[str, jax.Array], layers: Mapping[int, Layers]) -> dict[Place, Pair]:
     """Pair every variable with every layer.
 
     With noise, X is represented by the layer without it: I(X;T) = I(L;T), as T depends on X through
@@ -66,23 +78,22 @@ def pairs_of(variables: Mapping[str, jax.Array], layers: Mapping[int, Layers]) -
       layers: as for `measure`.
 
     Returns:
-      The pairs by name, with labels in z.
-
-    Raises:
-      ValueError: if only some of the layers are observed with noise.
+      The pairs, observed ones first, with labels in z.
     """
     pairs = {}
-    for (seed, variable), names in pair_names(variables, layers).items():
-        for layer_name, name in names.items():
-            layer = layers[seed][layer_name]
-            if isinstance(layer, Observed):
-                x = Samples(layer.observed, layer.observed_without_noise, layer.scaled_noise_std)
-                z = Samples(layer.layer if variable == "x" else variables[variable])
-            else:
-                x, z = Samples(variables[variable]), Samples(layer)
-                if is_labels(x.measured):
+    for seed, of_seed in layers.items():
+        for name, layer in of_seed.observed.items():
+            for variable, view in (("x", layer.for_x), ("y", layer.for_y)):
+                if variable in ("x", *variables):
+                    other = view.layer if variable == "x" else variables[variable]
+                    pair = Pair(view.observed, Samples(other), seed)
+                    pairs[Place("observed", variable, name, seed)] = pair
+        for variable, values in variables.items():
+            for name, prepared in of_seed.deterministic.items():
+                x, z = Samples(values), Samples(prepared)
+                if is_labels(values):
                     x, z = z, x
-            pairs[name] = Pair(x, z, seed)
+                pairs[Place("deterministic", variable, name, seed)] = Pair(x, z, seed)
     return pairs
 
 
@@ -94,59 +105,86 @@ def measure(
     config: PlaneConfig,
     key: jax.Array,
     init: Mapping[str, MineState] | None = None,
+    before: Mapping[str, Value] | None = None,
     progress: bool = False,
-) -> tuple[list[Row], dict[str, MineState]]:
+) -> Round:
     """Fit and evaluate the statistics networks of one round.
 
     Args:
-      variables: "x" and "y", (n, features), as `prepare_variables` returns them. "x" is not used
-        with noise.
-      layers: by the classifier's seed, its layers in order of depth, as `read_layers` returns them,
-        on the same inputs.
+      variables: "x" and "y", (n, features), as `prepare_variables` returns them.
+      layers: by the classifier's seed, as `read_layers` returns them, on the same inputs.
       epoch: epoch of the rows; it also gives each round its own batches.
       config: the configuration.
       key: a PRNG key, the same in all rounds, so that the split of the samples is the same.
       init: states that an earlier round returned (warm start); None for a cold start.
+      before: values of the previous round, to tell what changed.
       progress: show a progress bar.
 
     Returns:
-      A row of `records.jsonl` for each seed, variable and layer, in nats, and the states of the
-      networks by name of their pair. `network` names the layer whose network gives the row's value,
+      Rows, in nats, states and values. `network` names the layer whose network gives a row's value,
       errors and warnings; `own_nats` and `steps` belong to the layer's own network.
 
     Raises:
-      ValueError: if only some of the layers are observed with noise, the samples are too few, or
-        `init` does not fit.
+      ValueError: if the samples are too few, or `init` does not fit.
     """
     started = time.perf_counter()
     pairs = pairs_of(variables, layers)
-    with progress_bar(f"probe at epoch {epoch}", progress) as update:
-        estimates = estimate.lower_bounds(
-            pairs,
-            key=key,
-            config=config.mine_config,
-            init=init,
-            round_number=epoch,
-            on_progress=update,
-        )
+    estimates: dict[Place, Estimate] = {}
+    groups: dict[tuple[Plane, str], list[Place]] = {}
+    for place in pairs:
+        # Without noise one configuration serves both variables.
+        both = place.plane == "deterministic"
+        groups.setdefault((place.plane, "" if both else place.variable), []).append(place)
+    for (plane, variable), places in groups.items():
+        with progress_bar(f"probe at epoch {epoch}: {plane} {variable}".strip(), progress) as bar:
+            found = estimate.lower_bounds(
+                {place.name: pairs[place] for place in places},
+                key=key,
+                config=config.mine_config(plane, variable),
+                init=init and {place.name: init[place.name] for place in places},
+                round_number=epoch,
+                on_progress=bar,
+            )
+        estimates |= {place: found[place.name] for place in places}
     seconds = time.perf_counter() - started
-    rows = []
-    for (seed, variable), names in pair_names(variables, layers).items():
-        own = {layer: estimates[name] for layer, name in names.items()}
-        noisy = any(isinstance(layer, Observed) for layer in layers[seed].values())
-        share = config.share_networks and not noisy
+    result = Round([], {place.name: estimates[place].state for place in pairs}, {})
+    for (plane, variable, seed), own in _chains(estimates).items():
+        share = config.share_networks and plane == "deterministic"
         networks = choose_networks(own) if share else {layer: layer for layer in own}
         previous: str | None = None
         for layer in own:
-            rows.append(
-                {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
-                | _value_columns(layer, networks[layer], own)
-                | _noise_columns(layers[seed][layer], variable)
-                | {"warm_start": init is not None, "seconds": seconds}
-                | _drop_columns(previous, layer, networks, own)
-            )
+            place = Place(plane, variable, layer, seed)
+            observed = layers[seed].observed[layer] if plane == "observed" else None
+            value = Value(own[networks[layer]].nats, own[networks[layer]].influence)
+            row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
+            row |= {"plane": plane} | _value_columns(layer, networks[layer], own)
+            if observed is not None and variable == "x":
+                row["warnings"] += lost_warning(observed.for_x)
+            if observed is not None and observed.noise_std == 0:
+                value = Value(0.0, np.zeros_like(value.influence))
+                row |= {"mi_nats": 0.0, "stderr": 0.0, "own_nats": 0.0, "train_nats": 0.0}
+                row |= {"converged": True, "warnings": [NO_VARIANCE]}
+            row |= _noise_columns(observed, variable, value, config)
+            row |= {"warm_start": init is not None, "seconds": seconds}
+            row |= _drop_columns(previous, layer, networks, own)
+            earlier = None if before is None else before.get(place.name)
+            change = (None, None) if earlier is None else paired_drop(value, earlier)
+            row |= dict(zip(("change_nats", "change_stderr"), change, strict=True))
+            result.rows.append(row)
+            result.values[place.name] = value
             previous = layer
-    return rows, {name: estimates[name].state for name in pairs}
+    return result
+
+
+def _chains(
+    estimates: Mapping[Place, Estimate],
+) -> dict[tuple[Plane, str, int], dict[str, Estimate]]:
+    """Group estimates into the layers of one plane, variable and seed, in order of depth."""
+    chains: dict[tuple[Plane, str, int], dict[str, Estimate]] = {}
+    for place, found in estimates.items():
+        key = (place.plane, place.variable, place.seed)
+        chains.setdefault(key, {})[place.layer] = found
+    return chains
 
 
 def choose_networks(own: Mapping[str, Estimate]) -> dict[str, str]:
@@ -200,16 +238,43 @@ def _value_columns(layer: str, network: str, own: Mapping[str, Estimate]) -> Row
     }
 
 
-def _noise_columns(layer: jax.Array | Observed, variable: str) -> Row:
-    nats = stderr = None
-    noise_std = 0.0
-    if isinstance(layer, Observed):
-        noise_std = layer.noise_std
+def _noise_columns(
+    observed: Observed | None, variable: str, value: Value, config: PlaneConfig
+) -> Row:
+    """Return the columns of the noise and of the references beside the value."""
+    row: Row = {"noise_std": 0.0, "noise_level": 0.0}
+    sides: dict[str, Side | None] = dict.fromkeys(("reference", "reference_low", "reference_high"))
+    row |= dict.fromkeys(("num_images", "num_axes", "lost_nats", "gaussian_bound_nats"))
+    if observed is not None:
+        bracket, view = observed.bracket, observed.for_x if variable == "x" else observed.for_y
+        low, high, both = bracket.y_low, bracket.y_high, bracket.y_high
         if variable == "x":
-            nats, stderr = layer.reference.x_nats, layer.reference.x_stderr
-        elif variable == "y":
-            nats, stderr = layer.reference.y_nats, layer.reference.y_stderr
-    return {"reference_nats": nats, "reference_stderr": stderr, "noise_std": noise_std}
+            low, high, both = bracket.x_low, bracket.x_high, bracket.x_low
+            row["gaussian_bound_nats"] = observed.gaussian_bound_nats
+        sides = {"reference": both, "reference_low": low, "reference_high": high}
+        level = None if config.noise == "absolute" else config.noise_level(value.influence.size)
+        row |= {"noise_std": observed.noise_std, "noise_level": level}
+        row |= {"num_images": len(view.layer), "num_axes": view.width, "lost_nats": view.lost_nats}
+        for name, both_values in observed.compared.items():
+            row[f"{name}_nats"] = finite_or_none(both_values["xy".index(variable)])
+    for name, side in sides.items():
+        row |= {f"{name}_nats": side and side.nats, f"{name}_stderr": side and side.stderr}
+    for name in ("low", "high"):
+        difference: tuple[float | None, float | None] = (None, None)
+        if (side := sides[f"reference_{name}"]) is not None:
+            difference = paired_drop(value, Value(side.nats, side.influence[None]))
+        row[f"{name}_difference_nats"], row[f"{name}_difference_stderr"] = difference
+    return row
+
+
+def lost_warning(view: View) -> list[str]:
+    """Return a sentence where the axes that are left out may hold too much."""
+    if view.lost_nats <= MAX_LOST_NATS:
+        return []
+    return [
+        f"The {view.width} principal axes that the network sees may leave out up to "
+        f"{view.lost_nats:.2f} nats of I(X;T)."
+    ]
 
 
 def _drop_columns(
@@ -223,15 +288,17 @@ def _drop_columns(
     return dict(zip(names, (*drop, *paired_drop(own[previous], own[layer])), strict=True))
 
 
-def paired_drop(earlier: Estimate, later: Estimate) -> tuple[float | None, float | None]:
-    """Return the difference of two estimates on the same test samples, and its standard error.
+def paired_drop(
+    earlier: Estimate | Value, later: Estimate | Value
+) -> tuple[float | None, float | None]:
+    """Return the difference of two values on the same test samples, and its standard error.
 
     The standard error is that of the samples' differences in influence, so that what moves both
     values alike does not count.
 
     Args:
-      earlier: the estimate to subtract from.
-      later: the estimate to subtract.
+      earlier: the value to subtract from.
+      later: the value to subtract.
 
     Returns:
       Both in nats, None where not finite.

@@ -1,10 +1,11 @@
-"""Layers of a classifier as statistics networks take them, with or without measurement noise.
+"""Layers of a classifier as statistics networks take them, with and without measurement noise.
 
 With measurement noise, T = L + σε for each layer L separately, I(X;T) and I(Y;T) are finite, and
-exact over the probed images up to Monte Carlo (`exact.noisy_layer`).
+two-sided references of them are known (`brackets`).
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,54 +16,93 @@ from jax.typing import ArrayLike
 
 from mine_jax import classifier, estimate
 from mine_jax.classifier import Array, ClassifierState
-from mine_jax.estimate import preparation
-from mine_jax.information_plane import exact
+from mine_jax.estimate import Splits, preparation
+from mine_jax.information_plane import brackets, comparisons
+from mine_jax.information_plane.brackets import Bracket
 from mine_jax.information_plane.config import PlaneConfig
+from mine_jax.mine import Samples
 
-# The cost of a reference grows with the units. Fewer inputs suffice for layers of many units, whose
-# values are far from zero nats.
-MAX_REFERENCE_ROWS, MAX_REFERENCE_ROWS_WIDE, WIDE_LAYER = 8000, 2000, 256
+# Numbers of principal axes that a layer may be observed on: few, so that few programs are compiled.
+WIDTHS = (128, 256, 512, 1024)
+Y_WIDTH = 128  # of the networks of I(Y;T), which over-fit with more (BUILD_NOTES, decision 9)
+MAX_LOST_NATS = 0.05  # that the axes left out may hold
+MIN_RELATIVE_VARIANCE = 1e-10  # beside the mean square: below, the variance is rounding
+NO_VARIANCE = "The layer has no variance: it tells nothing, and the value is 0."
+
+
+class View(NamedTuple):
+    """A layer on its first principal axes, or with all its columns.
+
+    Attributes:
+      observed: one draw of T, and what fresh draws are made of.
+      layer: the same without noise, (n, width).
+      lost_nats: bound on what I(X;T) loses by the axes that are left out.
+    """
+
+    observed: Samples
+    layer: jax.Array
+    lost_nats: float
+
+    @property
+    def width(self) -> int:
+        """Number of axes or columns."""
+        return self.layer.shape[1]
 
 
 class Observed(NamedTuple):
     """A layer that is observed with measurement noise, T = L + σε.
 
     Attributes:
-      layer: L, prepared, (n, features).
-      observed: one draw of T, prepared, (n, features).
-      observed_without_noise: T without its noise, in the units of `observed`, (n, features).
-      scaled_noise_std: standard deviation of the noise in the units of `observed`.
-      noise_std: σ, in the units of the activations.
-      reference: I(X;T) and I(Y;T) in nats, for X one of these n inputs. A statistics network is
-        evaluated on inputs that it was not trained on: where the noise is small beside the
-        distances of inputs, I(Y;T) is more than it can learn.
+      for_x: what the networks of I(X;T) see.
+      for_y: what those of I(Y;T) see.
+      noise_std: σ, in the units of the activations; 0 for a layer of no variance.
+      bracket: two-sided references, in nats.
+      gaussian_bound_nats: upper bound of I(X;T) by the variances of the layer.
+      compared: by the names of `PlaneConfig.also`, values of I(X) and I(Y), in nats.
     """
 
-    layer: jax.Array
-    observed: jax.Array
-    observed_without_noise: jax.Array
-    scaled_noise_std: float
+    for_x: View
+    for_y: View
     noise_std: float
-    reference: exact.NoisyLayer
+    bracket: Bracket
+    gaussian_bound_nats: float
+    compared: Mapping[str, tuple[float, float]]
 
 
-def prepare_variables(images: Array, labels: Array, config: PlaneConfig) -> dict[str, jax.Array]:
+class Layers(NamedTuple):
+    """The layers of a classifier, by name in the order of depth, in each plane.
+
+    Attributes:
+      observed: with measurement noise; empty if that plane is not measured.
+      deterministic: as they are, prepared, (n, features); empty likewise.
+    """
+
+    observed: dict[str, Observed]
+    deterministic: dict[str, jax.Array]
+
+
+def prepare_variables(
+    images: Array, labels: Array, config: PlaneConfig, rows: Splits
+) -> dict[str, jax.Array]:
     """Prepare the variables X and Y of the information plane.
 
     Args:
       images: the probed images, (n, …).
       labels: their classes, (n,), integers.
-      config: noise and preparation.
+      config: planes and preparation.
+      rows: the split.
 
     Returns:
-      "x": the images, (n, features), absent with noise, where the layer without it represents X;
-      "y": the labels, one-hot, (n, classes).
+      "x": the images, (n, features), absent without the deterministic plane, as the layer without
+      noise represents X in the other; "y": the labels, one-hot, (n, classes).
     """
-    variables = {} if config.noise_std else {"x": _prepare(images, "images", config)}
+    variables = {}
+    if config.deterministic:
+        variables["x"] = _prepare(images, "images", config, rows)
     return variables | {"y": estimate.prepare(labels, "labels")}
 
 
-def alignment_target(images: Array, config: PlaneConfig) -> Array | None:
+def alignment_target(images: Array, config: PlaneConfig) -> np.ndarray | None:
     """Compute what the principal components of wide layers are aligned to.
 
     These are the images' principal components, which stay the same while the layers change, so
@@ -70,16 +110,18 @@ def alignment_target(images: Array, config: PlaneConfig) -> Array | None:
 
     Args:
       images: the probed images, (n, …).
-      config: noise and preparation; with noise more components are kept.
+      config: planes and preparation.
 
     Returns:
-      (n, components), or None if the images have fewer columns or no components are taken.
+      (n, components), the largest variance first; None if no layer needs them.
     """
-    if config.noise_std:
-        return preparation.principal_components(images, preparation.MAX_RANKED_COLUMNS, "images")
-    if config.standardized:
-        return None
-    return preparation.principal_components(images, preparation.NUM_COMPONENTS, "images")
+    columns = math.prod(images.shape[1:])
+    if "observed" in config.planes:
+        count = max([width for width in WIDTHS if width <= min(columns, len(images))], default=0)
+    else:
+        standardized = config.mine.preparation == "standardized"
+        count = 0 if standardized else preparation.NUM_COMPONENTS
+    return preparation.principal_components(images, count, "images") if count else None
 
 
 def read_layers(
@@ -89,8 +131,10 @@ def read_layers(
     images: Array,
     labels: Array,
     config: PlaneConfig,
-    align_to: Array | None = None,
-) -> dict[str, jax.Array | Observed]:
+    rows: Splits,
+    align_to: np.ndarray | None = None,
+    widths: Mapping[str, int] | None = None,
+) -> Layers:
     """Probe a classifier and prepare its layers for statistics networks.
 
     Args:
@@ -99,40 +143,28 @@ def read_layers(
       model: its Flax module.
       images: the probed images, (n, …).
       labels: their classes, (n,).
-      config: layers, noise and preparation.
+      config: layers, planes, noise and preparation.
+      rows: the split.
       align_to: target of the alignment (`alignment_target`).
-
-    Returns:
-      By layer name, in the order of `config.layers`: the prepared activations, (n, features); with
-      noise the result of `observe`.
+      widths: by layer, the number of axes to observe it on; None to choose them.
 
     Raises:
       ValueError: if an activation is not finite.
     """
     activations = classifier.probe(state.params, model, images, config.layers)
-    layers: dict[str, jax.Array | Observed] = {}
+    layers = Layers({}, {})
     for i, name in enumerate(config.layers):
         values = activations.pop(name)  # wide layers take hundreds of megabytes
-        if config.noise_std:
+        if config.deterministic:
+            target = None if align_to is None else align_to[:, : preparation.NUM_COMPONENTS]
+            layers.deterministic[name] = _prepare(values, name, config, rows, target)
+        if "observed" in config.planes:
+            width = None if widths is None else widths[name]
             layer_key = jax.random.fold_in(key, i)
-            layers[name] = observe(layer_key, values, labels, config, name, align_to)
-        else:
-            layers[name] = _prepare(values, name, config, align_to)
+            layers.observed[name] = observe(
+                layer_key, values, labels, config, rows, name, align_to, width
+            )
     return layers
-
-
-def prepared_shape(shape: tuple[int, ...], config: PlaneConfig) -> tuple[int, ...]:
-    """Return the shape of the arrays that `read_layers` makes of activations.
-
-    Args:
-      shape: shape of the activations, (n, …).
-      config: noise and preparation.
-    """
-    columns = math.prod(shape[1:])
-    if config.noise_std:
-        wide = columns > preparation.MAX_RANKED_COLUMNS
-        return shape[0], min(preparation.MAX_RANKED_COLUMNS, shape[0]) if wide else columns
-    return (shape[0], columns) if config.standardized else preparation.prepared_shape(shape)
 
 
 def observe(
@@ -140,64 +172,148 @@ def observe(
     activations: ArrayLike,
     labels: ArrayLike | None,
     config: PlaneConfig,
+    rows: Splits,
     name: str = "layer",
     align_to: ArrayLike | None = None,
+    width: int | None = None,
 ) -> Observed:
-    """Add measurement noise to a layer, and compute the exact mutual information that remains.
+    """Add measurement noise to a layer, and compute two-sided references of what remains.
+
+    A layer of more than `WIDTHS[0]` columns is rotated to its principal axes, which leaves the
+    noise as it is. As many are kept as leave out at most `MAX_LOST_NATS` of I(X;T), rounded up to
+    one of `WIDTHS`.
 
     Args:
       key: a PRNG key, a different one for each layer and epoch.
       activations: activations of the layer, (n, …).
       labels: classes, (n,); None for I(X;T) alone.
-      config: `noise_std` (above 0) and `noise`.
+      config: `noise`, `noise_std`, `also`, and whether columns are standardized.
+      rows: the split; σ is relative to training rows, the references average over test rows.
       name: name of the layer in error messages.
       align_to: target of the alignment, (n, components) (`alignment_target`).
-
-    Returns:
-      The layer with and without noise, and the exact values in nats.
+      width: number of axes to keep; None to choose it.
 
     Raises:
       ValueError: if an activation is not finite, or the noise is too small beside the activations
-        for the exact values (`exact.noisy_layer`).
+        for the references (`brackets.bracket`).
     """
-    flat = np.asarray(activations, np.float32)
-    flat = flat.reshape(len(flat), -1)
-    layer = estimate.prepare(flat, name, scale="common")
-    noise_std = _noise_std(flat, config)
-    noise_key, reference_key = jax.random.split(key)
-    rows = MAX_REFERENCE_ROWS_WIDE if flat.shape[1] > WIDE_LAYER else MAX_REFERENCE_ROWS
-    reference = exact.noisy_layer(reference_key, flat, noise_std, labels, rows=rows)
-    noise: Any = noise_std * np.asarray(jax.random.normal(noise_key, flat.shape))
-    mean = flat.mean(axis=0, dtype=np.float64) + noise.mean(axis=0, dtype=np.float64)
-    without_noise: Any = flat - mean.astype(np.float32)
-    unit = math.sqrt(np.mean(np.square(without_noise + noise), dtype=np.float64))
-    without_noise, noise = without_noise / unit, noise / unit
-    if layer.shape[1] > preparation.MAX_RANKED_COLUMNS:
-        # All on the layer's orthonormal axes: the noise stays the same in all directions.
-        axes = preparation.principal_axes(layer, preparation.MAX_RANKED_COLUMNS)
-        if align_to is not None:
-            axes = axes @ preparation.procrustes_rotation(layer @ axes, align_to)
-        layer, without_noise, noise = (values @ axes for values in (layer, without_noise, noise))
-    layer, without_noise, noise = map(jnp.asarray, (layer, without_noise, noise))
-    return Observed(
-        layer, without_noise + noise, without_noise, noise_std / unit, noise_std, reference
+    values = np.asarray(activations)
+    layer = np.array(values.reshape(len(values), -1), np.float32)
+    if not np.isfinite(layer).all():
+        row = int(np.argwhere(~np.isfinite(layer))[0, 0])
+        raise ValueError(f"{name} has a value that is not finite in row {row}")
+    layer -= layer.mean(axis=0, dtype=np.float64).astype(np.float32)
+    test = rows.test[0]
+    noise_std = _noise_std(layer, rows.train[0], config, len(test))
+    constant = noise_std == 0
+    sigma = noise_std or 1.0  # of a constant layer, which tells nothing whatever the noise
+    test_key, other_key = jax.random.split(key)
+    test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
+    known = None if labels is None else np.asarray(labels)
+    references = brackets.bracket(layer, test_noise, sigma, known, test)
+    compared = {}
+    if known is not None:
+        functions: dict[str, Any] = {
+            "bins": lambda: comparisons.bins(layer[test], known[test]),
+            "kde": lambda: comparisons.pairwise_distances(layer[test], known[test], sigma),
+        }
+        compared = {which: functions[which]() for which in config.also}
+    if config.noisy_x_mine.preparation == "standardized":
+        noise = sigma * np.array(jax.random.normal(other_key, layer.shape))
+        noise[test] = test_noise
+        noise += layer
+        measured, quiet = (_standardize(side, rows.train[0]) for side in (noise, layer))
+        view = View(Samples(measured), quiet, 0.0)
+        bound = brackets.gaussian_bound(layer.var(axis=0), sigma**2, 0.0, 0)
+        return Observed(view, view, noise_std, references, bound, compared)
+
+    total = float(np.einsum("nd,nd->", layer, layer, dtype=np.float64)) / len(layer)
+    columns = layer.shape[1]
+    kept, axes = layer, None
+    if columns > WIDTHS[0]:
+        axes = preparation.principal_axes(layer, min(width or WIDTHS[-1], columns, len(layer)))
+        kept = layer @ axes
+    variances = np.mean(np.square(kept), axis=0, dtype=np.float64)
+
+    def lost(count: int) -> float:
+        left_out = total - float(variances[:count].sum())
+        return brackets.gaussian_bound(variances[:0], sigma**2, left_out, columns - count)
+
+    bound = brackets.gaussian_bound(
+        variances, sigma**2, total - float(variances.sum()), columns - kept.shape[1]
     )
+    if constant:
+        bound = 0.0
+    views = []
+    for fixed in (width, Y_WIDTH):
+        count = fixed or next(
+            (count for count in WIDTHS if lost(min(count, columns)) <= MAX_LOST_NATS), WIDTHS[-1]
+        )
+        count = min(count, kept.shape[1])
+        values, turned = kept[:, :count], None if axes is None else axes[:, :count]
+        if turned is not None and align_to is not None:
+            rotation = preparation.procrustes_rotation(values, np.asarray(align_to)[:, :count])
+            values, turned = values @ rotation, turned @ rotation
+        noise = sigma * np.array(jax.random.normal(other_key, values.shape))
+        noise[test] = test_noise if turned is None else test_noise @ turned
+        noise += values
+        # One number for all columns, so that the noise is the same in all directions.
+        unit = math.sqrt(np.mean(np.square(noise), dtype=np.float64))
+        quiet, measured = (jnp.asarray(side / np.float32(unit)) for side in (values, noise))
+        observed = Samples(measured, quiet, sigma / unit)
+        views.append(View(observed, quiet, 0.0 if constant else lost(count)))
+    return Observed(*views, noise_std, references, bound, compared)
+
+
+def observed_shape(shape: tuple[int, ...], config: PlaneConfig, width: int) -> tuple[int, int]:
+    """Return the shape of a `View` of activations, (n, …), on at most so many axes."""
+    n, columns = shape[0], math.prod(shape[1:])
+    if columns <= WIDTHS[0] or config.noisy_x_mine.preparation == "standardized":
+        return n, columns
+    return n, min(width, columns, n)
+
+
+def deterministic_shape(shape: tuple[int, ...], config: PlaneConfig) -> tuple[int, int]:
+    """Return the shape of the prepared activations, (n, …), of the deterministic plane."""
+    if config.mine.preparation == "standardized":
+        return shape[0], math.prod(shape[1:])
+    return preparation.prepared_shape(shape)
 
 
 def _prepare(
-    values: ArrayLike, name: str, config: PlaneConfig, align_to: ArrayLike | None = None
+    values: ArrayLike,
+    name: str,
+    config: PlaneConfig,
+    rows: Splits,
+    align_to: ArrayLike | None = None,
 ) -> jax.Array:
-    if config.standardized:
-        values = np.asarray(values)
-        return estimate.prepare(values.reshape(len(values), -1), name, scale="standardized")
+    if config.mine.preparation == "standardized":
+        columns = np.asarray(values, np.float32).reshape(len(np.asarray(values)), -1)
+        if not np.isfinite(columns).all():
+            raise ValueError(f"{name} has a value that is not finite")
+        return _standardize(columns, rows.train[0])
     return estimate.prepare(values, name, align_to=align_to)
 
 
-def _noise_std(flat: np.ndarray, config: PlaneConfig) -> float:
-    """Return σ for a layer with these activations, (n, units)."""
-    if config.noise == "absolute":
-        return config.noise_std
-    centered = flat - flat.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scale = math.sqrt(np.mean(np.square(centered, out=centered), dtype=np.float64))
-    # A constant layer has zero mutual information for any σ, but σ has to be positive.
-    return config.noise_std * (scale or 1.0)
+def _standardize(columns: np.ndarray, train_rows: np.ndarray) -> jax.Array:
+    """Scale columns to zero mean and unit variance on the training rows; constant ones to 0."""
+    train = columns[train_rows]
+    deviation = train.std(axis=0, dtype=np.float64)
+    scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
+    return jnp.asarray((columns - train.mean(axis=0, dtype=np.float64)) * scale, jnp.float32)
+
+
+def _noise_std(
+    layer: np.ndarray, train_rows: np.ndarray, config: PlaneConfig, num_test: int
+) -> float:
+    """Return σ for a layer, (n, units); 0 for one of no variance on the training rows."""
+    rows = np.zeros(len(layer))
+    rows[train_rows] = 1 / len(train_rows)
+    squares = np.einsum("nd,nd->n", layer, layer, dtype=np.float64)
+    mean = rows.astype(np.float32) @ layer
+    trace = float(rows @ squares) - float(mean.astype(np.float64) @ mean)
+    if trace <= MIN_RELATIVE_VARIANCE * float(rows @ squares):
+        return 0.0
+    level = config.noise_level(num_test)
+    scale = {"layer": math.sqrt(trace), "unit": math.sqrt(trace / layer.shape[1]), "absolute": 1.0}
+    return level * scale[config.noise]

@@ -1,10 +1,11 @@
 """The information plane of a model in training: train k epochs, probe, fit, record.
 
 Model and data are the caller's. Without noise I(X;L) is infinite, or ln N for N images, and the
-values say what statistics networks can learn; with measurement noise it is finite and exact values
-stand beside the estimates (`observation`).
+values say what statistics networks can learn; with measurement noise it is finite and two-sided
+references stand beside the estimates (`observation`).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,21 +19,33 @@ from flax import linen as nn
 
 from mine_jax import classifier, devices, estimate
 from mine_jax.classifier import Array, ClassifierState
-from mine_jax.estimate import Pair
-from mine_jax.information_plane import exact, records
-from mine_jax.information_plane.config import PlaneConfig, probe_rows, resolved, seed_keys
+from mine_jax.estimate import Pair, Splits
+from mine_jax.information_plane import records
+from mine_jax.information_plane.config import (
+    PlaneConfig,
+    probe_rows,
+    resolved,
+    seed_keys,
+    split_rows,
+)
 from mine_jax.information_plane.measurement import (
+    Place,
     Row,
+    Value,
     finite_or_none,
     measure,
     pairs_of,
     progress_bar,
 )
 from mine_jax.information_plane.observation import (
+    Y_WIDTH,
+    Layers,
     Observed,
+    View,
     alignment_target,
+    deterministic_shape,
+    observed_shape,
     prepare_variables,
-    prepared_shape,
     read_layers,
 )
 from mine_jax.mine import MineState, Samples
@@ -44,7 +57,7 @@ class Result(NamedTuple):
     """Result of a run.
 
     Attributes:
-      records: a row for each probe, seed, variable and layer, as in `records.jsonl`.
+      records: a row for each probe, plane, seed, variable and layer, as in `records.jsonl`.
       training: a row for each epoch and seed, as in `training.jsonl`.
       seconds: wall-clock seconds of each of `PARTS` in this process.
     """
@@ -99,9 +112,12 @@ def run(
         classifier.check_labels(states[0].params, model, *part)
     rows = probe_rows(config, len(images))
     probed_images, probed_labels = (np.asarray(values)[rows] for values in train)
-    variables = prepare_variables(probed_images, probed_labels, config)
+    split = split_rows(config, len(rows))
+    variables = prepare_variables(probed_images, probed_labels, config, split)
     align_to = alignment_target(probed_images, config)
     networks: Mapping[str, MineState] | None = None
+    before: Mapping[str, Value] | None = None
+    widths: dict[str, int] | None = None
     all_records: list[Row] = []
     training: list[Row] = []
     last_epoch = None
@@ -111,10 +127,15 @@ def run(
         all_records = folder.keep_until(records.RECORDS, keep)
         training = folder.keep_until(records.TRAINING, keep)
     if folder is not None and last_epoch is not None:
-        names, template = _checkpoint_template(model, states, variables, probed_images, config)
+        widths = _widths(all_records)
+        names, template = _checkpoint_template(
+            model, states, variables, probed_images, config, split, widths
+        )
         checkpoint = folder.restore(last_epoch, template)
         states = checkpoint["classifier"]
         networks = dict(zip(names, checkpoint["networks"], strict=True))
+        influences = dict(zip(names, checkpoint["influences"], strict=True))
+        before = _values(all_records, influences)
         report(f"resumed after epoch {last_epoch}")
 
     for epoch in range(0 if last_epoch is None else last_epoch + 1, config.epochs + 1):
@@ -129,36 +150,45 @@ def run(
         if epoch not in config.probe_epochs():
             continue
         with _timed(seconds, "probing"):
-            layers = {
-                seed: read_layers(
+            layers = {}
+            for seed, state in zip(config.seeds, states, strict=True):
+                layers[seed] = read_layers(
                     jax.random.fold_in(keys[seed]["noise"], epoch),
                     state,
                     model,
                     probed_images,
                     probed_labels,
                     config,
+                    split,
                     align_to,
+                    widths,
                 )
-                for seed, state in zip(config.seeds, states, strict=True)
-            }
+                # The first network's layers set the widths of all networks and epochs.
+                widths = {name: of.for_x.width for name, of in layers[seed].observed.items()}
         with _timed(seconds, "fitting"):
-            probe_records, networks = measure(
+            measured = measure(
                 variables,
                 layers,
                 epoch=epoch,
                 config=config,
                 key=keys[config.seed]["mine"],
                 init=networks if config.warm_start else None,
+                before=before,
                 progress=progress,
             )
         del layers  # up to a gigabyte that the next probe needs
-        all_records += probe_records
+        networks, before = measured.states, measured.values
+        all_records += measured.rows
         with _timed(seconds, "saving"):
             if folder is not None:
-                folder.append(records.RECORDS, probe_records)
-                state = {"classifier": states, "networks": list(networks.values())}
+                folder.append(records.RECORDS, measured.rows)
+                state = {
+                    "classifier": states,
+                    "networks": list(networks.values()),
+                    "influences": [np.asarray(value.influence) for value in before.values()],
+                }
                 folder.save(epoch, state)
-        report(summary(epoch_rows, probe_records))
+        report(summary(epoch_rows, measured.rows))
     return Result(all_records, training, seconds)
 
 
@@ -197,37 +227,64 @@ def _train_epoch(
     return states, rows
 
 
+def _widths(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number of axes of each observed layer, which the first probe chose."""
+    observed = [row for row in rows if row["plane"] == "observed" and row["variable"] == "x"]
+    return {row["layer"]: row["num_axes"] for row in observed}
+
+
+def _values(rows: Sequence[Row], influences: Mapping[str, np.ndarray]) -> dict[str, Value]:
+    """Return the last probe's values; nan where a row has none."""
+    values = {}
+    for row in rows[-len(influences) :]:
+        name = Place(row["plane"], row["variable"], row["layer"], row["seed"]).name
+        nats = math.nan if row["mi_nats"] is None else row["mi_nats"]
+        values[name] = Value(nats, influences[name])
+    return values
+
+
 def _checkpoint_template(
     model: nn.Module,
     states: list[ClassifierState],
     variables: Mapping[str, jax.Array],
     images: np.ndarray,
     config: PlaneConfig,
+    split: Splits,
+    widths: Mapping[str, int],
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the names of a checkpoint's networks, and its shapes and types."""
     _, probes = jax.eval_shape(partial(model.apply, probes=config.layers), states[0].params, images)
-
-    def layer(name: str) -> Any:
-        array: Any = jax.ShapeDtypeStruct(prepared_shape(probes[name].shape, config), jnp.float32)
-        if not config.noise_std:
-            return array
-        reference = exact.NoisyLayer(0.0, 0.0, None, None, 0)
-        return Observed(array, array, array, 1.0, config.noise_std, reference)
-
-    by_name = {name: layer(name) for name in config.layers}
-    pairs = pairs_of(variables, dict.fromkeys(config.seeds, by_name))
+    layers = Layers({}, {})
+    for name in config.layers:
+        shape = probes[name].shape
+        if config.deterministic:
+            of_shape = deterministic_shape(shape, config)
+            layers.deterministic[name] = jax.ShapeDtypeStruct(of_shape, jnp.float32)  # type: ignore[assignment]
+        if "observed" in config.planes:
+            views = []
+            for width in (widths[name], Y_WIDTH):
+                array: Any = jax.ShapeDtypeStruct(observed_shape(shape, config, width), jnp.float32)
+                views.append(View(Samples(array, array, 1.0), array, 0.0))
+            bracket: Any = None
+            layers.observed[name] = Observed(*views, 1.0, bracket, 0.0, {})
+    pairs = pairs_of(variables, dict.fromkeys(config.seeds, layers))
 
     def init_states(key: jax.Array, arrays: Any) -> dict[str, MineState]:
-        named = {
-            name: Pair(Samples(x), Samples(z), pairs[name].seed) for name, (x, z) in arrays.items()
-        }
-        return estimate.init_states(named, config.mine_config, key)
+        found = {}
+        for place, (x, z) in arrays.items():
+            pair = {place.name: Pair(Samples(x), Samples(z), pairs[place].seed)}
+            mine = config.mine_config(place.plane, place.variable)
+            found |= estimate.init_states(pair, mine, key)
+        return found
 
-    arrays = {name: (pair.x.measured, pair.z.measured) for name, pair in pairs.items()}
+    arrays = {place: (pair.x.measured, pair.z.measured) for place, pair in pairs.items()}
     networks = jax.eval_shape(init_states, jax.random.key(0), arrays)
-    return list(pairs), {
+    names = [place.name for place in pairs]
+    influence = jax.ShapeDtypeStruct((1, split.test.shape[1]), np.float32)
+    return names, {
         "classifier": jax.eval_shape(lambda: states),
-        "networks": [networks[name] for name in pairs],
+        "networks": [networks[name] for name in names],
+        "influences": [influence for _ in names],
     }
 
 
@@ -250,15 +307,23 @@ def summary(training: Sequence[Row], rows: Sequence[Row]) -> str:
         return float(np.mean([np.nan if value is None else value for value in values]))
 
     accuracy = mean(row["test_accuracy"] for row in training)
-    text = f"epoch {training[0]['epoch']:3d}: test accuracy {accuracy:.2%}"
-    for variable in dict.fromkeys(row["variable"] for row in rows):
-        values = []
-        for layer in dict.fromkeys(row["layer"] for row in rows):
-            same = [row for row in rows if (row["variable"], row["layer"]) == (variable, layer)]
-            values.append(f"{layer} {mean(row['mi_nats'] for row in same):.2f}")
-            if same[0]["reference_nats"] is not None:
-                values[-1] += f" of {mean(row['reference_nats'] for row in same):.2f}"
-        symbol = "T" if rows[0]["noise_std"] else "L"
-        text += f" | I({variable.upper()};{symbol}) {', '.join(values)}"
+    lines = [f"epoch {training[0]['epoch']:3d}: test accuracy {accuracy:.2%}"]
+    for plane in dict.fromkeys(row["plane"] for row in rows):
+        parts = []
+        for variable in ("x", "y"):
+            places = [row for row in rows if (row["plane"], row["variable"]) == (plane, variable)]
+            values = []
+            for layer in dict.fromkeys(row["layer"] for row in places):
+                same = [row for row in places if row["layer"] == layer]
+                values.append(f"{layer} {mean(row['mi_nats'] for row in same):.2f}")
+                low, high = (
+                    mean(row[f"reference_{side}_nats"] for row in same) for side in ("low", "high")
+                )
+                if plane == "observed":
+                    values[-1] += f" in {low:.2f} to {high:.2f}"
+            symbol = "T" if plane == "observed" else "L"
+            parts.append(f"I({variable.upper()};{symbol}) {', '.join(values)}")
+        lines.append(f"  {plane}: {' | '.join(parts)}")
     steps = max(row["steps"] for row in rows)
-    return f"{text} | {steps} steps, {rows[0]['seconds']:.0f} s"
+    lines[0] += f"; at most {steps} steps, {rows[0]['seconds']:.0f} s"
+    return "\n".join(lines)

@@ -60,6 +60,12 @@ class MineConfig:
       bound: the training objective, one of `bounds.BOUNDS`.
       form: the form of the bound on test samples, "donsker_varadhan" or "infonce"; "auto" lets the
         validation samples choose.
+      normalize: normalize the scores of each x over the training samples of z before they are
+        evaluated: T(x, z) − ln(exp T(x, z) + Σ exp T(x, z_train)), a function of training samples
+        alone, so that the bound stays one. Worth it where the value is close to the ceiling and
+        training samples are many. It concerns values on validation and test samples of
+        `lower_bound`; `mine.evaluate` has no training samples. Not for labels, whose marginal is
+        summed exactly, and not for `bound="nwj"`, where the scale of T has a meaning.
       preparation: "auto" (`estimate.prepare`), or "standardized": columns of zero mean and unit
         variance. It concerns `lower_bound`.
       hidden: width of the hidden layers; None for `DEFAULT_HIDDEN` of the network.
@@ -101,6 +107,7 @@ class MineConfig:
     network: str | nn.Module = "auto"
     bound: str = "infonce"
     form: str = "auto"
+    normalize: bool = False
     preparation: str = "auto"
     hidden: int | None = None
     depth: int = 2
@@ -146,9 +153,11 @@ class MineConfig:
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
-        for name in ("squares", "gaussian_start", "cross_fit"):
+        for name in ("normalize", "squares", "gaussian_start", "cross_fit"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.normalize is True and self.bound == "nwj":
+            problems.append('normalize must be False with bound="nwj", got True')
         if not problems and not 0 < self.validation_fraction < 1 - 1 / self.folds:
             problems.append(
                 f"validation_fraction must be in (0, 1 - 1/folds) = (0, {1 - 1 / self.folds:.3g}), "

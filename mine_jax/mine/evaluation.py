@@ -59,18 +59,28 @@ def evaluate(
 
 
 @jit(static_argnames=("config",))
-def evaluate_rows(state: MineState, data: Data, rows: Array, config: MineConfig) -> Forms:
+def evaluate_rows(
+    state: MineState, data: Data, rows: Array, config: MineConfig, train_rows: Array | None = None
+) -> Forms:
     """Evaluate a stack over all pairs of each network's rows (networks, r), in both `FORMS`.
+
+    Args:
+      state: of the stack.
+      data: its samples.
+      rows: (networks, r).
+      config: the configuration.
+      train_rows: (networks, m), to normalize the scores over (`MineConfig.normalize`); None for
+        the scores as they are.
 
     Returns:
       Values and standard errors, (networks,), and influences, (networks, r).
     """
 
-    def one(state: MineState, rows: Array, *index: Array) -> Forms:
-        return _held_out(state, data, index, rows, None, config, errors=True)
+    def one(state: MineState, rows: Array, train_rows: Array | None, *index: Array) -> Forms:
+        return _held_out(state, data, index, rows, None, config, train_rows, errors=True)
 
     mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, state, rows, data.x.index, data.z.index)
+    return stack.map_networks(mapper, one, state, rows, train_rows, data.x.index, data.z.index)
 
 
 @jit(static_argnames=("config", "shuffles"))
@@ -97,7 +107,7 @@ def evaluate_values(
     """
 
     def one(state: MineState, rows: Array, *index: Array) -> tuple[Array, Array]:
-        forms = _held_out(state, data, index, rows, shuffles, config, errors=False)
+        forms = _held_out(state, data, index, rows, shuffles, config, None, errors=False)
         return forms[0].nats, forms[1].nats
 
     nothing = jnp.full(len(active), jnp.nan)
@@ -122,19 +132,35 @@ def validation_nats(
 
     This is the larger of the two forms. The Donsker–Varadhan form is capped at one nat below the
     log of the number of test samples, above which it is not trusted; without the cap, states near
-    that limit would be preferred.
+    that limit would be preferred. Where the reported scores are normalized over the training
+    samples, which takes long, it is the InfoNCE form, which normalizes them over these few rows.
     """
     shuffles = None if config.separable else config.validation_shuffles
     if training.sums_over_classes(data, config):
         shuffles = None
     forms = evaluate_values(state, active, data, rows, config, shuffles)
     donsker_varadhan, infonce = map(np.asarray, forms)
+    if config.normalize and not training.sums_over_classes(data, config):
+        return infonce
     if config.form == "donsker_varadhan":
         return donsker_varadhan
     limit = np.log(num_test) - CEILING_MARGIN
     finite = np.isfinite(donsker_varadhan) & (config.form == "auto")
     trusted = np.where(finite, np.minimum(donsker_varadhan, limit), -np.inf)
     return np.where(np.isfinite(infonce), np.maximum(trusted, infonce), infonce)
+
+
+def largest_validation_nats(
+    data: Data, num_validation: int, num_test: int, config: MineConfig
+) -> float:
+    """Return the largest value that `validation_nats` can have: a fit that reached it can end."""
+    if training.sums_over_classes(data, config) or config.bound == "nwj":
+        return np.inf
+    if config.normalize or config.form == "infonce":
+        return float(np.log(num_validation))
+    if config.form == "donsker_varadhan":
+        return np.inf
+    return float(max(np.log(num_validation), np.log(num_test) - CEILING_MARGIN))
 
 
 def uses_infonce(
@@ -155,6 +181,7 @@ def _held_out(
     rows: Array,
     shuffles: int | None,
     config: MineConfig,
+    train_rows: Array | None,
     errors: bool,
 ) -> Forms:
     """Evaluate one network; without `errors` only the values mean something."""
@@ -174,7 +201,14 @@ def _held_out(
     apply, x_code = training.encode_x(params, part, batch.x, batch.x_columns, None, config)
     z_code = apply(batch.z, batch.z_columns, method="encode_z")
     if shuffles is None:
-        sums = _sums_of_pairs(apply, x_code, z_code, len(rows), config.separable, errors)
+        log_partition = None
+        if train_rows is not None:
+            z_train = stack.take_rows(data.z.measured, index[1], train_rows)
+            train_code = apply(z_train, batch.z_columns, method="encode_z")
+            log_partition = _log_partition(apply, x_code, train_code, len(rows), config.separable)
+        sums = _sums_of_pairs(
+            apply, x_code, z_code, len(rows), config.separable, errors, log_partition
+        )
     else:
         sums = _sums_of_shuffles(apply, x_code, z_code, len(rows), shuffles)
     forms = ("nwj", "nwj") if config.bound == "nwj" else FORMS
@@ -200,19 +234,47 @@ def _sums_of_rows(joint: Array, rows: Array, others: int) -> bounds.Sums:
     return bounds.Sums(joint, rows, nothing, nothing[0], nothing, jnp.asarray(float(others)))
 
 
-def _sums_of_pairs(
-    apply: Any, x_code: Any, z_code: Any, n: int, separable: bool, errors: bool
-) -> bounds.Sums:
-    """Sum over all pairs, block by block of rows; without `errors` the sums of rows alone."""
+def _row_blocks(n: int, separable: bool) -> Array:
+    """Return positions 0 … n − 1 and beyond, (blocks, rows of a block)."""
     size = min(n, BLOCK_ROWS[separable])
     blocks = -(-n // size)
-    joint = apply(x_code, z_code, method="score")
-    positions = jnp.arange(blocks * size).reshape(blocks, size)
+    return jnp.arange(blocks * size).reshape(blocks, size)
+
+
+def _log_partition(apply: Any, x_code: Any, train_code: Any, n: int, separable: bool) -> Array:
+    """Compute ln Σ exp T(x_i, z) over the training samples of z, (n,), block by block of rows."""
+
+    def block(rows: Array) -> Array:
+        code = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, n - 1)], x_code)
+        return logsumexp(apply(code, train_code, method="pairs"), axis=1)
+
+    return jax.lax.map(block, _row_blocks(n, separable)).reshape(-1)[:n]
+
+
+def _normalized(scores: Array, log_partition: Array | None) -> Array:
+    """Return T − ln(exp T + partition): at most 0, so that no pair outweighs all others."""
+    return scores if log_partition is None else scores - jnp.logaddexp(scores, log_partition)
+
+
+def _sums_of_pairs(
+    apply: Any,
+    x_code: Any,
+    z_code: Any,
+    n: int,
+    separable: bool,
+    errors: bool,
+    log_partition: Array | None = None,
+) -> bounds.Sums:
+    """Sum over all pairs, block by block of rows; without `errors` the sums of rows alone."""
+    joint = _normalized(apply(x_code, z_code, method="score"), log_partition)
+    positions = _row_blocks(n, separable)
 
     def block(rows: Array) -> tuple:
         clipped = jnp.minimum(rows, n - 1)
         code = jax.tree.map(lambda leaf: leaf[clipped], x_code)
         scores = apply(code, z_code, method="pairs")
+        if log_partition is not None:
+            scores = _normalized(scores, log_partition[clipped][:, None])
         counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
         scores = jnp.where(counts, scores, -jnp.inf)
         row_sums = logsumexp(scores, axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mine_jax.mine import chunks, stack, training
 from mine_jax.mine.config import MineConfig
-from mine_jax.mine.evaluation import validation_nats
+from mine_jax.mine.evaluation import largest_validation_nats, validation_nats
 from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import Arrays, MineState
 
@@ -25,7 +25,8 @@ class FitInfo(NamedTuple):
       validation_nats: bound on the validation samples (see `fit`).
       best_step: number of steps at the best state, without the axis of checks.
       steps: number of steps until training ended, likewise.
-      converged: training ended because the validation samples showed no improvement, likewise.
+      converged: training ended because the validation samples showed no improvement, or could
+        show none, likewise.
       finite: no bound on the validation samples was nan or infinite, likewise.
     """
 
@@ -57,7 +58,8 @@ def fit(
     larger one of the Donsker–Varadhan and the InfoNCE form, the former up to a nat below the log of
     the number of test samples. After `patience` checks without improvement a network returns to its
     best state and continues at a third of the learning rate; after `lr_drops` of those it has
-    converged. Each network decides for itself; the fit ends with the last one. With
+    converged, as it has where the value is the largest that the validation samples can give. Each
+    network decides for itself; the fit ends with the last one. With
     `reported_state="last"` it neither returns to the best state nor reports it.
 
     Args:
@@ -153,6 +155,8 @@ def fit_stack(
     best, best_nats = state, np.where(np.isfinite(nats), nats, -np.inf)
     best_step, waited, drops, steps = (np.zeros(networks, np.int32) for _ in range(4))
     num_chunks = -(-config.max_steps // config.check_every)
+    # From here on no gain could count.
+    enough = largest_validation_nats(data, rows.shape[1], num_test, config) - config.min_improvement
 
     def report() -> FitInfo:
         return FitInfo(
@@ -189,7 +193,7 @@ def fit_stack(
         if back.any():
             state = stack.choose(back, best, state)
         waited = np.where(impatient, 0, waited)
-        done = done | (impatient & (drops >= config.lr_drops))
+        done = done | (impatient & (drops >= config.lr_drops)) | (nats >= enough)
         drops = drops + (impatient & ~done)
         batch_history.append(np.asarray(batch_nats))
         history.append(nats)

@@ -1,4 +1,4 @@
-"""Figures of a run: what is drawn, what is refused, and how files are written."""
+"""Figures of a run: what is drawn and where, what is refused, and how files are written."""
 
 import itertools
 import math
@@ -6,36 +6,43 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mine_jax.information_plane import figures
 
 LAYERS = ("conv1", "conv2", "relu3", "soft$max$")
-EPOCHS = (0, 4, 8)
-DESCRIPTION = {"dataset": "mnist", "probe_size": 10_000, "report_size": 4_000}
-DESCRIPTION |= {"class_entropy_nats": 2.3017, "notice": ""}
+EPOCHS, PLANES = (0, 4, 8), ("observed", "deterministic")
+DESCRIPTION = {"dataset": "mnist", "probe_size": 20_000, "report_size": 4_000, "notice": ""}
+DESCRIPTION |= {"class_entropy_nats": 2.3017, "noise": "layer", "noise_level": 0.25}
 TRAINING = [{"epoch": e, "test_accuracy": a} for e, a in ((0, None), (4, 0.96), (8, 0.98))]
+LOW, HIGH = {"x": 0.03, "y": 0.01}, {"x": 0.2, "y": 0.07}  # ends of brackets from the value
 
 
-def nats(variable, epoch, layer, seed=7):
-    return {"x": 6.0, "y": 2.0}[variable] + 0.01 * epoch + 0.02 * layer + 0.003 * seed
+def nats(plane, variable, epoch, layer, seed=7):
+    """A value that no other plane, variable, epoch, layer and seed has."""
+    start = {"observed": (4.0, 1.0), "deterministic": (7.0, 2.0)}[plane]["xy".index(variable)]
+    return start + 0.02 * epoch + 0.03 * layer * (1 + (variable == "x")) + 0.003 * seed
 
 
-def make_records(epochs=EPOCHS, seeds=(7,), reference=False):
-    rows, places = [], itertools.product(seeds, epochs, enumerate(LAYERS), "xy")
-    for seed, epoch, (i, layer), variable in places:
-        value = nats(variable, epoch, i, seed)
-        row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
-        row |= {"mi_nats": value, "reference_nats": value + 0.1 if reference else None}
-        rows.append(row | {"stderr": 0.01, "ceiling_nats": math.log(4_000), "converged": True})
+def make_records(epochs=EPOCHS, seeds=(7,), planes=PLANES, **values):
+    rows = []
+    for seed, epoch, plane, v, (i, layer) in itertools.product(
+        seeds, epochs, planes, "xy", enumerate(LAYERS)
+    ):
+        value, observed = nats(plane, v, epoch, i, seed), plane == "observed"
+        row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": v, "plane": plane}
+        row |= {"mi_nats": value, "own_nats": value, "stderr": 0.01, "network": layer}
+        row |= {"ceiling_nats": math.log(4_000), "converged": True, "warnings": []}
+        row["reference_low_nats"] = value - LOW[v] if observed else None
+        row["reference_high_nats"] = value + HIGH[v] if observed else None
+        rows.append(row | values)
     return rows
 
 
-def path_of(layer, seed=7):
+def path_of(plane, layer, seed=7):
     """The path through the plane, (epochs, 2)."""
-    return np.array([[nats(variable, epoch, layer, seed) for variable in "xy"] for epoch in EPOCHS])
+    return np.array([[nats(plane, v, epoch, layer, seed) for v in "xy"] for epoch in EPOCHS])
 
 
 def draw(records, training=TRAINING, **description):
@@ -49,214 +56,261 @@ def words(figure: Figure) -> str:
     return " ".join("\n".join(texts).split())
 
 
-def lines_of(ax, data):
-    """The lines with exactly these points, (n, 2)."""
-    lines = [line for line in ax.lines if np.shape(line.get_xydata()) == np.shape(data)]
-    return [line for line in lines if np.allclose(line.get_xydata(), data)]
+def named(ax, label):
+    """What a panel has under a label."""
+    return [artist for artist in ax.get_children() if artist.get_label() == label]
 
 
-def test_information_plane_draws_each_layer_darker_from_epoch_to_epoch():
-    plane, _ = draw(make_records(epochs=(8, 0, 4)))
-    ax = plane.axes[0]
-    markers = [c for c in ax.collections if isinstance(c, PathCollection)]
-    for i, group in enumerate(markers):
-        assert len(lines_of(ax, path_of(i))) == 1
-        np.testing.assert_allclose(group.get_offsets(), path_of(i))
-        brightness = group.get_facecolors()[:, :3].sum(1)
-        assert (np.diff(brightness) < 0).all()
-    assert len(markers) == len(LAYERS)
+def curve_panels(figure):
+    """Panels of `mi_over_epochs` with the plane and the column of x or y they should show."""
+    return zip(figure.axes, itertools.product(PLANES, (0, 1)), strict=False)
 
 
-def test_mi_over_epochs_draws_each_layer_and_known_accuracies():
-    _, epochs = draw(make_records())
-    for column, ax in enumerate(epochs.axes[:2]):
-        for i in range(len(LAYERS)):
-            assert lines_of(ax, np.stack([EPOCHS, path_of(i)[:, column]], 1))
-    assert lines_of(epochs.axes[2], [[4, 96], [8, 98]])
-    _, epochs = draw(make_records(), TRAINING[:1])
-    assert len(epochs.axes) == 2
+def test_information_plane_draws_each_plane_in_its_panel_darker_from_epoch_to_epoch():
+    figure = draw(make_records(epochs=(8, 0, 4)))[0]
+    for (ax, plane), (i, layer) in itertools.product(
+        zip(figure.axes, PLANES, strict=True), enumerate(LAYERS)
+    ):
+        (line,), (marks,) = named(ax, layer), named(ax, f"marks {layer}")
+        np.testing.assert_allclose(line.get_xydata(), path_of(plane, i))
+        np.testing.assert_allclose(marks.get_offsets(), path_of(plane, i))
+        fills = marks.get_facecolors()[:, :3].sum(1)
+        assert (np.diff(fills) < 0).all()
+        assert fills[0] < 2.9  # white is for flagged values
+    looks = [named(ax, layer)[0] for layer in LAYERS]
+    assert len({line.get_color() for line in looks}) == len(LAYERS)
+    assert len({str(line._unscaled_dash_pattern) for line in looks}) == len(LAYERS)
+    observed, deterministic = (f"{ax.get_xlabel()}, {ax.get_ylabel()}" for ax in figure.axes)
+    assert observed == "I(X; T) (nats), I(Y; T) (nats)"
+    assert deterministic == "I(X; L), lower bound (nats), I(Y; L), lower bound (nats)"
+    assert figure.get_figwidth() == 7
 
 
-def test_figures_name_layers_limits_and_circumstances():
+def test_mi_over_epochs_draws_each_plane_in_its_column_and_known_accuracies():
+    figure = draw(make_records())[1]
+    for (ax, (plane, column)), (i, layer) in itertools.product(
+        curve_panels(figure), enumerate(LAYERS)
+    ):
+        values = path_of(plane, i)[:, column]
+        for artist in (named(ax, layer)[0].get_xydata(), named(ax, f"marks {layer}")[0]):
+            points = artist if isinstance(artist, np.ndarray) else artist.get_offsets()
+            np.testing.assert_allclose(points, np.stack([EPOCHS, values], 1))
+    np.testing.assert_allclose(figure.axes[4].lines[0].get_xydata(), [[4, 96], [8, 98]])
+    assert len(draw(make_records(), TRAINING[:1])[1].axes) == 4
+
+
+def test_brackets_are_where_the_records_say_and_only_where_both_ends_are_known():
     records = make_records()
-    records[0]["converged"] = False
-    records[1]["network"] = "softmax"
-    for figure in draw(records, notice="Embedded images were used."):
+    records[0]["reference_high_nats"] = None  # conv1, x, epoch 0
+    plane, epochs = draw(records)
+    for i, layer in enumerate(LAYERS):
+        (boxes,) = named(plane.axes[0], f"bracket {layer}")
+        corners = np.array([path.vertices for path in boxes.get_paths()])
+        points = path_of("observed", i)[i == 0 :]
+        for ends, found in ((LOW, corners.min(1)), (HIGH, corners.max(1))):
+            sign = -1 if ends is LOW else 1
+            np.testing.assert_allclose(found, points + sign * np.array(list(ends.values())))
+        assert not named(plane.axes[1], f"bracket {layer}")
+    for ax, (_, column) in list(curve_panels(epochs))[:2]:
+        corners = named(ax, "bracket relu3")[0].get_paths()[0].vertices
+        low, high = list(LOW.values())[column], list(HIGH.values())[column]
+        for epoch, value in zip(EPOCHS, path_of("observed", 2)[:, column], strict=True):
+            ends = corners[corners[:, 0] == epoch, 1]
+            assert (ends.min(), ends.max()) == pytest.approx((value - low, value + high))
+    assert "exact bracket" in words(plane)
+    assert "few images a class" not in words(plane)
+    assert "few images a class" in words(draw(make_records(reference_high_nats=2.2))[0])
+
+
+def test_flagged_values_are_white_and_crossed_and_counted():
+    records = make_records()
+    records[0]["converged"] = False  # observed, conv1, x, epoch 0
+    records[-1]["warnings"] = ["Near the ceiling: ..."]  # deterministic, last layer, y, epoch 8
+    places = [(0, 0, LAYERS[0], 0), (1, 3, LAYERS[3], 2)]
+    for figure, panels in zip(draw(records), ((0, 1), (0, 3)), strict=True):
+        for (p, i, layer, at), panel in zip(places, panels, strict=True):
+            ax = figure.axes[panel]
+            (cross,), (marks,) = named(ax, f"flagged {layer}"), named(ax, f"marks {layer}")
+            point = path_of(PLANES[p], i)[at]
+            expected = point if len(figure.axes) == 2 else [EPOCHS[at], point[p]]
+            np.testing.assert_allclose(cross.get_offsets(), [expected])
+            assert (marks.get_facecolors()[:, :3] == 1).all(1).tolist() == [
+                epoch == EPOCHS[at] for epoch in EPOCHS
+            ]
+        crosses = [a for ax in figure.axes for a in ax.get_children()]
+        assert sum(a.get_label().startswith("flagged") for a in crosses) == 2
+        counted = "flagged, 2 of 48 values (1 not converged, 1 near the ceiling)."
+        assert counted in words(figure)
+    assert "flagged" not in words(draw(make_records())[0])
+
+
+def test_own_networks_values_are_faint_where_they_differ_and_others_have_a_legend():
+    records = make_records(planes=("deterministic",), bins_nats=6.5)
+    records[4] |= {"own_nats": records[4]["mi_nats"] - 0.1, "network": "relu3"}  # conv1, y, epoch 0
+    records[5] |= {"own_nats": records[5]["mi_nats"] - 0.009}  # within the standard error
+    figure = draw(records)[0]
+    own = {layer: named(figure.axes[0], f"own {layer}")[0] for layer in LAYERS[:2]}
+    np.testing.assert_allclose(own["conv1"].get_xydata()[1], path_of(PLANES[1], 0)[0] - [0, 0.1])
+    assert np.isnan(own["conv1"].get_ydata()[[4, 7]]).all()
+    assert np.isnan(own["conv2"].get_ydata()[1::3]).all()
+    assert own["conv1"].get_alpha() < 1
+    text = words(figure)
+    assert "1 of 24 values are from later layers' networks, faint dots" in text
+    assert "30 bins" in text
+    assert "pairwise" not in text
+
+
+def test_captions_limits_and_notice_say_what_is_drawn():
+    figures_ = draw(make_records(), notice="Embedded images were used.")
+    for figure in figures_:
         for part in (
             *LAYERS,
-            "Embedded images were used.",
-            "H(Y) 2.30",
-            "ceiling 8.29",
-            "mnist; n = 10,000 samples, values from 4,000 of them (test samples); seed 7.",
-            "From a later layer's network: 1 of 24 values. Not converged: 1 of 24 estimates.",
+            *("Embedded images were used.", "H(Y) 2.30", "ceiling 8.29"),
+            "mnist: n = 20,000 images, values from 4,000 of them (test samples); seed 7.",
+            "σ = c√(trace of the layer's covariance), c = 0.25;",
+            "no layer can hold more than about 1/(2c²) = 8.0 nats.",
         ):
             assert part in words(figure)
-        figure.draw_without_rendering()  # "$" in names is no formula
-        assert "reference" not in words(figure)
+    for ax, limit in zip(figures_[0].axes, (None, math.log(4_000)), strict=True):
+        at = [line.get_xdata()[0] for line in ax.lines if [*line.get_ydata()] == [0, 1]]
+        assert at == ([] if limit is None else [limit])
+        assert ax.get_ylim()[1] > 2.3017
+    near = draw(make_records(planes=PLANES[:1], ceiling_nats=4.5))[0]
+    assert "ceiling 4.50" in words(near)
+    assert "1/(2c²)" not in words(draw(make_records(), noise="unit")[0])
 
 
-def test_limits_are_within_the_axes_and_off_their_ends():
-    entropy = path_of(len(LAYERS) - 1).max(0)[1] + 0.025  # little above all values and bars
-    plane, epochs = draw(make_records(), class_entropy_nats=entropy)
-    limits = {plane.axes[0].get_ylim: entropy, epochs.axes[1].get_ylim: entropy}
-    limits |= {plane.axes[0].get_xlim: math.log(4_000), epochs.axes[0].get_ylim: math.log(4_000)}
-    for ends, limit in limits.items():
-        low, high = ends()
-        assert low < limit < high - 0.03 * (high - low)
+@pytest.mark.parametrize("plane", PLANES)
+def test_plane_without_rows_has_no_panel(plane):
+    for figure, panels in zip(draw(make_records(planes=(plane,))), (1, 3), strict=True):
+        assert (len(figure.axes), figure.get_figwidth()) == (panels, 3.4)
+        assert ("T = L + σε" in words(figure)) == (plane == "observed")
+        assert ("lower bound" in words(figure)) == (plane == "deterministic")
+    values = named(draw(make_records(planes=(plane,)))[0].axes[0], "conv2")[0].get_xydata()
+    np.testing.assert_allclose(values, path_of(plane, 1))
 
 
-def test_information_plane_first_probe_far_off_adds_a_panel_without_it():
-    records = make_records(epochs=(0, 4, 8, 12))
-    plane, _ = draw(records)
-    assert not any(ax.get_title() for ax in plane.axes)
-    for row in records:
-        row["mi_nats"] -= 1.5 * (row["epoch"] == 0)
-    plane, _ = draw(records)
-    assert plane.axes[1].get_title() == "Close-up: epochs 4 to 12"
-    whole, close_up = (ax.get_ylim() for ax in plane.axes[:2])
-    assert whole[0] < 0.6 < 2 < close_up[0]
-
-
-def test_mi_over_epochs_values_at_the_top_of_their_panel_add_an_inset():
-    records = make_records()
-    assert not any(ax.child_axes for ax in draw(records)[1].axes)
-    for row in records:
-        row["mi_nats"] -= 1.5 * (row["epoch"] == 0 and row["variable"] == "y")
-    _, epochs = draw(records)
-    (inset,) = epochs.axes[1].child_axes
-    assert not epochs.axes[0].child_axes
-    for i in range(len(LAYERS)):
-        assert lines_of(inset, np.stack([EPOCHS, path_of(i)[:, 1]], 1)[1:])
-    low, high = inset.get_ylim()
-    assert 2 < low < 2.3017 < high
+def test_noise_sweep_has_a_panel_for_each_level_in_order():
+    runs = {0.5: make_records(), 0.2: make_records(seeds=(8,))}
+    figure = figures.noise_sweep(runs, DESCRIPTION)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["c = 0.2", "c = 0.5"]
+    for ax, seed in zip(figure.axes, (8, 7), strict=True):
+        np.testing.assert_allclose(named(ax, "relu3")[0].get_xydata(), path_of("observed", 2, seed))
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    with pytest.raises(ValueError, match=r"observed layers at c = 0\.3: records is empty"):
+        figures.noise_sweep({0.3: make_records(planes=PLANES[1:])}, DESCRIPTION)
 
 
 @pytest.mark.parametrize(
-    ("epochs", "seeds", "noise_std"),
-    [((0,), (7,), 0.0), (range(0, 44, 4), (7,), 0.0), (range(0, 44, 4), (1, 2, 3), 0.25)],
+    ("epochs", "seeds", "planes"),
+    [((0,), (7,), PLANES), (range(0, 44, 4), (1, 2, 3), PLANES), (EPOCHS, (7,), PLANES[:1])],
 )
-def test_texts_are_apart_and_within_the_figure(epochs, seeds, noise_std):
-    records = make_records(epochs, seeds, reference=noise_std > 0)
+def test_texts_are_apart_and_within_the_figure(epochs, seeds, planes):
+    records = make_records(epochs, seeds, planes)
     for row in records:
         row["mi_nats"] *= 1 if row["epoch"] else 0.5
     notice, training = "A sentence about the images. " * 5, TRAINING[: len(epochs)]
-    for figure in draw(records, training, noise_std=noise_std, notice=notice):
-        figure.draw_without_rendering()
+    drawn = draw(records, training, notice=notice)
+    runs = {level: make_records(epochs, seeds, planes) for level in (0.1, 0.2, 0.3, 0.4)}
+    for figure in (*drawn, figures.noise_sweep(runs, DESCRIPTION)):
+        figure.draw_without_rendering()  # "$" in names is no formula
         assert ("Epoch 0 only." in words(figure)) == (len(epochs) == 1)
-        boxes = [
-            (text.get_text(), Text.get_window_extent(text))  # without the point of an annotation
-            for text in figure.findobj(Text)
-            if not re.fullmatch(r"[−\d.]*", text.get_text())  # without ticks
-        ]
-        assert len(boxes) > len(LAYERS)
+        ticks = [t for ax in figure.axes for t in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+        texts = [t for t in figure.findobj(Text) if t.get_text() and t not in ticks]
+        texts = [t for t in texts if t.get_visible() and "−" not in t.get_text()]
+        boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts]
         for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
             assert not box.overlaps(other_box), (one, other)
         for text, box in boxes:
             assert -1 < box.x0 < box.x1 < figure.bbox.x1 + 1, text
-
-
-def test_references_are_dashed_in_the_colour_of_their_layer():
-    plane, epochs = draw(make_records(reference=True), noise_std=0.25, noise="relative")
-    for i in range(len(LAYERS)):
-        (estimate,), (reference,) = (lines_of(plane.axes[0], path_of(i) + d) for d in (0, 0.1))
-        assert reference.is_dashed()
-        assert not estimate.is_dashed()
-        assert reference.get_color() == estimate.get_color()
-        for column, ax in enumerate(epochs.axes[:2]):
-            (line,) = lines_of(ax, np.stack([EPOCHS, path_of(i)[:, column] + 0.1], 1))
-            assert line.is_dashed()
-            assert line.get_color() == reference.get_color()
-    for figure in (plane, epochs):
-        assert "reference" in words(figure)
-        assert "σ = 0.25 × root mean variance" in words(figure)
-        assert "I(X; T), lower bound (nats)" in words(figure)
-        assert "; L)" not in words(figure)
+            assert -1 < box.y0 < box.y1 < figure.bbox.y1 + 1, text
+    for ax in drawn[0].axes:
+        labels = [t.get_text() for t in ax.texts if re.fullmatch(r"\d+", t.get_text())]
+        assert set(labels) == {str(epochs[0]), str(epochs[-1])}
 
 
 def test_several_seeds_are_thin_lines_around_mean_and_band():
-    seeds = (1, 2, 3)
     half = 2 * 0.003 / math.sqrt(3)
-    plane, epochs = draw(make_records(seeds=seeds))
-    for i in range(len(LAYERS)):
-        lines = lines_of(plane.axes[0], path_of(i, 2))  # of the second seed, and the mean
-        mean = max(lines, key=lambda line: line.get_linewidth())
+    plane, epochs = draw(make_records(seeds=(1, 2, 3)))
+    for ax, name in zip(plane.axes, PLANES, strict=True):
+        mean = named(ax, "conv1")[0]
+        np.testing.assert_allclose(mean.get_xydata(), path_of(name, 0, 2))
         for seed in (1, 3):
-            (thin,) = lines_of(plane.axes[0], path_of(i, seed))
-            assert thin.get_linewidth() < mean.get_linewidth()
-    band = next(c for c in plane.axes[0].collections if isinstance(c, PolyCollection))
-    corners = np.concatenate([path.vertices for path in band.get_paths()])
-    np.testing.assert_allclose(corners.min(0), path_of(0, 2)[0] - half)
-    np.testing.assert_allclose(corners.max(0), path_of(0, 2)[-1] + half)
-    between = path_of(0, 2)[:2].mean(0) + 0.9 * half * np.array([1, -1])
-    assert any(path.contains_point(between) for path in band.get_paths())
-    for column, ax in enumerate(epochs.axes[:2]):
-        band = next(c for c in ax.collections if isinstance(c, PolyCollection))
-        top = band.get_paths()[0].vertices[:, 1].max()
-        assert top == pytest.approx(path_of(0, 2)[-1, column] + half)
-    assert "seeds 1, 2, 3." in words(plane)
-    assert "Bars and bands: ± 2 standard errors of the mean over seeds" in words(plane)
-    for ax in (draw(make_records())[0].axes[0], draw(make_records())[1].axes[0]):
-        assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
+            thin = [
+                line
+                for line in ax.lines
+                if line.get_xydata().shape == (3, 2)
+                and np.allclose(line.get_xydata(), path_of(name, 0, seed), atol=1e-9)
+            ]
+            assert thin[0].get_linewidth() < mean.get_linewidth()
+        (band,) = named(ax, "band conv1")
+        corners = np.concatenate([path.vertices for path in band.get_paths()])
+        np.testing.assert_allclose(corners.min(0), path_of(name, 0, 2)[0] - half)
+        np.testing.assert_allclose(corners.max(0), path_of(name, 0, 2)[-1] + half)
+        between = path_of(name, 0, 2)[:2].mean(0) + 0.9 * half * np.array([1, -1])
+        assert any(path.contains_point(between) for path in band.get_paths())
+    for ax, (name, column) in curve_panels(epochs):
+        top = named(ax, "band conv1")[0].get_paths()[0].vertices[:, 1].max()
+        assert top == pytest.approx(path_of(name, 0, 2)[-1, column] + half)
+    assert "seeds 7, 8." in words(draw(make_records(seeds=(8, 7)))[0])
+    assert not named(draw(make_records())[0].axes[0], "band conv1")
 
 
-def test_mean_over_seeds_skips_missing_values():
+@pytest.mark.parametrize("missing", [math.nan, -math.inf, None])
+def test_missing_values_are_gaps(missing):
+    records = make_records()
+    for row in records:
+        row["stderr"] = row["ceiling_nats"] = row["own_nats"] = missing
+        if row["layer"] == "conv2" or (row["epoch"], row["layer"]) == (4, "conv1"):
+            row["mi_nats"] = missing
+    path = path_of(PLANES[0], 0)
+    over_epochs = np.stack([EPOCHS, path[:, 0]], 1)
+    for figure, expected in zip(draw(records), (path, over_epochs), strict=True):
+        assert "No finite value to draw (observed): conv2." in words(figure)
+        found = named(figure.axes[0], "conv1")[0].get_xydata()
+        np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]])
+        assert np.isnan(found[1]).any()
+        figure.draw_without_rendering()
+    for figure in draw(make_records(mi_nats=missing, reference_low_nats=missing)):
+        figure.draw_without_rendering()
     values = np.array([[1.0, 5.0, np.nan], [3.0, np.nan, np.nan]])
     mean, stderr = figures.mean_over_seeds(values, np.array([[0.1, 0.2, 0.3]] * 2))
     np.testing.assert_allclose(mean, [2.0, 5.0, np.nan])
     np.testing.assert_allclose(stderr, [1.0, 0.2, 0.0])
 
 
-@pytest.mark.parametrize("missing", [math.nan, -math.inf, None])
-def test_missing_values_are_skipped(missing):
-    records = make_records()
-    for row in records:
-        row["stderr"] = row["ceiling_nats"] = missing
-        if row["layer"] == "conv2" or (row["epoch"], row["layer"]) == (4, "conv1"):
-            row["mi_nats"] = missing
-    for figure in draw(records):
-        assert "No finite value to draw: conv2." in words(figure)
-        figure.draw_without_rendering()
-    plane, epochs = draw(records)
-    assert lines_of(plane.axes[0], path_of(0)[[0, 2]])
-    assert lines_of(epochs.axes[0], [[0, path_of(0)[0, 0]], [8, path_of(0)[2, 0]]])
-    for row in records:
-        row["mi_nats"] = missing
-    for figure in draw(records):
-        figure.draw_without_rendering()
-
-
-def test_path_writes_png_and_pdf(tmp_path):
+def test_files_are_png_and_pdf_and_one_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     figures.information_plane(make_records(), DESCRIPTION, tmp_path / "plane.png")
     figures.mi_over_epochs(make_records(), TRAINING, DESCRIPTION, str(tmp_path / "epochs.png"))
+    figures.noise_sweep({0.1: make_records()}, DESCRIPTION, tmp_path / "sweep.png")
     starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     kinds = {".png": b"\x89PNG", ".pdf": b"%PDF"}
-    assert starts == {name + end: kinds[end] for name in ("plane", "epochs") for end in kinds}
+    names = ("plane", "epochs", "sweep")
+    assert starts == {name + end: kinds[end] for name in names for end in kinds}
 
-
-def test_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def write_half(self, file, **_):
         file.write_bytes(b"\x89PNG, and then nothing")
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", write_half)
-    path = tmp_path / "plane.png"
-    path.write_bytes(b"old")
+    (tmp_path / "plane.png").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
-        figures.save(Figure(), path)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+        figures.save(Figure(), tmp_path / "plane.png")
+    assert (tmp_path / "plane.png").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_rows_that_cannot_be_drawn_are_named():
     with pytest.raises(ValueError, match="records is empty"):
         draw([])
     records = make_records()
-    del records[3]["reference_nats"]
-    with pytest.raises(ValueError, match=r"records\[3\] lacks reference_nats;"):
+    del records[3]["reference_low_nats"]
+    with pytest.raises(ValueError, match=r"records\[3\] lacks reference_low_nats;"):
         draw(records)
-    with pytest.raises(ValueError, match=r"records\[0\]: variable is 'z'"):
-        draw([make_records()[0] | {"variable": "z"}])
+    for key in ("variable", "plane"):
+        with pytest.raises(ValueError, match=rf"records\[0\]: {key} is 'z'"):
+            draw(make_records(**{key: "z"}))
     with pytest.raises(ValueError, match=r"training\[0\] lacks test_accuracy;"):
         draw(make_records(), [{"epoch": 1}] * 2)
-    with pytest.raises(ValueError, match=r"description lacks notice;"):
+    with pytest.raises(ValueError, match=r"description lacks noise_level;"):
         figures.information_plane(make_records(), dict(list(DESCRIPTION.items())[:-1]))

@@ -9,10 +9,14 @@ from mine_jax.information_plane import findings
 
 LAYERS = ["a", "b"]
 H_Y = math.log(10)
+KNOWN, NO_CHAIN = "Observed layers: ", "the observed layers are no Markov chain"
+UNKNOWN, CHAIN = "Deterministic layers: ", "a theorem for the true values"
 
 
 def row(layer, variable, nats, drop=None, drop_stderr=None, **changes):
+    """A row of a deterministic layer, with the layer's own network."""
     return {
+        "plane": "deterministic",
         "seed": 0,
         "epoch": 4,
         "layer": layer,
@@ -20,15 +24,26 @@ def row(layer, variable, nats, drop=None, drop_stderr=None, **changes):
         "mi_nats": nats,
         "stderr": 0.02,
         "ceiling_nats": 8.0,
+        "network": layer,
+        "own_nats": nats,
         "converged": True,
+        "warnings": [],
         "drop_nats": drop,
         "drop_stderr": drop_stderr,
+        "change_nats": None,
+        "change_stderr": None,
     } | changes
 
 
-def noisy(layer, variable, nats, reference, drop=None, drop_stderr=None, **changes):
-    noise = {"noise_std": 0.5, "reference_nats": reference, "reference_stderr": 0.0}
-    return row(layer, variable, nats, drop, drop_stderr, **{**noise, "network": layer, **changes})
+def noisy(layer, variable, nats, low=None, high=None, errors=(0.01, 0.01), **changes):
+    """A row of an observed layer, whose bracket is known without error."""
+    bracket = {}
+    for side, value, error in zip(("low", "high"), (low, high), errors, strict=True):
+        known = value is not None
+        bracket |= {f"reference_{side}_nats": value, f"reference_{side}_stderr": 0.0}
+        bracket[f"{side}_difference_nats"] = nats - value if known else None
+        bracket[f"{side}_difference_stderr"] = error if known else None
+    return row(layer, variable, nats, **{"plane": "observed", **bracket, **changes})
 
 
 def found(*rows):
@@ -37,170 +52,210 @@ def found(*rows):
     return result, " ".join(result["sentences"])
 
 
-@pytest.mark.parametrize(
-    ("drop", "held"), [(0.5, True), (0.0, True), (-0.019, True), (-0.021, False)]
-)
-def test_findings_compare_a_drop_with_its_standard_error(drop, held):
-    result, text = found(row("a", "x", 3.0), row("b", "x", 3.0 - drop, drop, 0.01))
-    (test,) = result["inequality"]
-    assert test["held"] is held
-    assert test["standard_errors"] == pytest.approx(drop / 0.01)
-    assert (test["earlier"], test["later"], test["variable"]) == ("a", "b", "x")
-    assert ("held in 1 of 1" in text) is held
-    assert ("broken" in text) is not held
+def layers_of(rows):
+    return [(r["plane"][0], r["layer"], r["variable"]) for r in rows]
 
 
-def test_findings_of_a_broken_inequality_name_layers_and_size():
-    _, text = found(row("a", "y", 1.0), row("b", "y", 1.5, -0.5, 0.05))
-    assert "a → b 1 times, by at most 0.50 nats" in text
+# ---- Both planes ---------------------------------------------------------------------------------
 
 
-def test_findings_of_equal_values_without_error_hold():
-    result, _ = found(row("a", "x", 0.0), row("b", "x", 0.0, 0.0, 0.0))
-    assert result["inequality"][0]["held"] is True
+def test_findings_of_one_plane_or_both():
+    deterministic = row("a", "y", 2.2), row("b", "y", 2.1, 0.1, 0.01)
+    drop = {"drop_nats": -0.3, "drop_stderr": 0.01}  # broken, were it tested
+    observed = noisy("a", "y", 1.0, 1.0, 1.1), noisy("b", "y", 1.3, 1.3, 1.4, **drop)
+    within = "lies within [0, H(Y) = 2.303 nats]"
+    result, text = found(*deterministic)
+    assert all(part in text for part in (UNKNOWN, CHAIN, f"Every I(Y;L) {within}"))
+    assert not any(part in text for part in (KNOWN, NO_CHAIN, "I(Y;T)", "racket"))
+    result, text = found(*observed)
+    assert all(part in text for part in (KNOWN, NO_CHAIN, f"Every I(Y;T) {within}"))
+    assert not any(part in text for part in (UNKNOWN, CHAIN, "I(Y;L)", "held in", "broken"))
+    assert result["inequality"] == []
+    result, text = found(*observed, *deterministic)
+    assert all(part in text for part in (KNOWN, NO_CHAIN, UNKNOWN, CHAIN))
+    assert f"Every I(Y;T) and I(Y;L) {within}" in text
+    assert len(result["inequality"]) == 1
+    assert len(result["moved_between_layers"]) == 2
+    assert found()[0]["sentences"] == []
 
 
-def test_findings_list_ceiling_convergence_and_range():
+def test_findings_list_what_limits_the_values_of_both_planes():
+    near = "Near the ceiling of 8.00 nats, the largest value that 2980 test samples can support."
+    not_used = f"The layer's own network, not used: {near}"
     result, text = found(
-        row("a", "x", 7.3),
-        row("b", "x", 6.8, 0.2, 0.1),
+        row("a", "x", 6.8, warnings=[not_used]),
+        row("b", "x", 7.3, 0.2, 0.1),
         row("a", "y", H_Y + 0.03, converged=False),
         row("b", "y", H_Y + 0.05, -0.02, 0.1),
+        noisy("a", "x", 6.5, warnings=[near], num_axes=64, lost_nats=0.06),
+        noisy("b", "x", -0.05, num_axes=10, lost_nats=0.05),
+        noisy("a", "y", -0.03),
+        noisy("b", "y", None, stderr=None),
     )
-    assert [r["layer"] for r in result["at_ceiling"]] == ["a"]
-    assert [(r["layer"], r["variable"]) for r in result["not_converged"]] == [("a", "y")]
-    assert [(r["layer"], r["variable"]) for r in result["out_of_range"]] == [("b", "y")]
-    assert "I(X;a) at epoch 4" in text
-    assert "Every I(Y;L) lies within" not in text
+    assert layers_of(result["at_ceiling"]) == [("d", "b", "x"), ("o", "a", "x")]
+    assert layers_of(result["not_converged"]) == [("d", "a", "y")]
+    assert layers_of(result["out_of_range"]) == [("d", "b", "y"), ("o", "b", "x")]
+    assert layers_of(result["not_finite"]) == [("o", "b", "y")]
+    assert layers_of(result["lost_axes"]) == [("o", "a", "x")]
+    assert "2 of 8 values are less than a nat below the ceiling" in text
+    assert "I(X;L) of b at epoch 4; I(X;T) of a at epoch 4." in text
+    assert "1 of 8 values is not converged at the limit of steps: I(Y;L) of a at epoch 4." in text
+    assert "1 of 8 values is not finite: I(Y;T) of b at epoch 4." in text
+    assert "In 1 of 8 values the axes that the network does not see may hold more" in text
+    assert "Every I(Y;T) lies within" in text
+    assert "I(Y;L) lies within" not in text
 
 
-def test_findings_take_the_ceiling_from_a_warning():
-    near = "Near the ceiling of 8.00 nats, the largest value that 2980 test samples can support."
-    result, _ = found(row("a", "x", 6.5, warnings=[near]), row("b", "x", 6.4, 0.1, 0.1))
-    assert [r["layer"] for r in result["at_ceiling"]] == ["a"]
+def test_findings_count_what_moved_between_probes():
+    def probes(plane, changes):
+        rows = [row("a", "x", 2.0, plane=plane, epoch=0, seed=1)]
+        for epoch, (change, stderr) in zip((2, 6, 9, 10), changes, strict=True):
+            known = {"change_nats": change, "change_stderr": stderr}
+            rows.append(row("a", "x", 2.0, plane=plane, epoch=epoch, seed=1, **known))
+        return rows
+
+    result, text = found(
+        *probes("observed", [(0.31, 0.1), (-0.31, 0.1), (0.295, 0.1), (0.4, 0.1)]),
+        *probes("deterministic", [(0.295, 0.1), (None, None), (0.0, 0.0), (0.1, 0.1)]),
+    )
+    place = {"plane": "observed", "seed": 1, "variable": "x", "layer": "a"}
+    assert result["moved_between_epochs"] == [
+        place | {"from_epoch": 0, "to_epoch": 2, "change_nats": 0.31, "stderr": 0.1},
+        place | {"from_epoch": 2, "to_epoch": 6, "change_nats": -0.31, "stderr": 0.1},
+        place | {"from_epoch": 9, "to_epoch": 10, "change_nats": 0.4, "stderr": 0.1},
+    ]
+    changed = "changed by more than 3 standard errors of the paired difference"
+    assert f"I(X;T) {changed}: a in 3 of 4 (2 up, 1 down)." in text
+    assert f"I(X;L) {changed}: a in 0 of 3." in text
 
 
-def test_findings_of_negative_values_are_out_of_range():
-    result, _ = found(row("a", "x", -0.05), row("a", "y", -0.03))
-    assert [r["variable"] for r in result["out_of_range"]] == ["x"]
+def test_findings_count_what_differs_between_layers():
+    def layers(plane, epoch, drop, stderr, network="a"):
+        return (
+            row("a", "y", 2.0, plane=plane, epoch=epoch, network=network),
+            row("b", "y", 2.0 - drop, drop, stderr, plane=plane, epoch=epoch),
+        )
+
+    result, text = found(
+        *layers("observed", 0, 0.31, 0.1),
+        *layers("observed", 4, -0.295, 0.1),
+        *layers("deterministic", 0, -0.4, 0.1),
+        *layers("deterministic", 4, 0.5, 0.1, network="b"),
+    )
+    shared = {"seed": 0, "epoch": 0, "variable": "y", "earlier": "a", "later": "b", "stderr": 0.1}
+    assert result["moved_between_layers"] == [
+        shared | {"plane": "observed", "drop_nats": 0.31},
+        shared | {"plane": "deterministic", "drop_nats": -0.4},
+    ]
+    differed = "differed by more than 3 standard errors of the paired difference"
+    assert f"I(Y;T) {differed}: a → b in 1 of 2 (0 up, 1 down)." in text
+    assert f"I(Y;L) {differed}: a → b in 1 of 1 (1 up, 0 down)." in text
 
 
-def test_findings_of_clean_records_say_so():
-    _, text = found(row("a", "y", 2.2), row("b", "y", 2.1, 0.1, 0.01))
-    assert "Every I(Y;L) lies within [0, H(Y) = 2.303 nats]" in text
-    assert "deterministic" in text
+# ---- Deterministic layers ------------------------------------------------------------------------
 
 
-def test_findings_of_missing_values_list_them():
-    result, text = found(row("a", "x", None, stderr=None), row("b", "x", 2.0))
-    assert [r["layer"] for r in result["not_finite"]] == ["a"]
-    assert result["inequality"] == []
-    assert "1 of 2 values are not finite" in text
+@pytest.mark.parametrize(
+    ("drop", "stderr", "held"),
+    [(0.5, 0.01, True), (0.0, 0.0, True), (-0.019, 0.01, True), (-0.021, 0.01, False)],
+)
+def test_findings_compare_a_drop_with_its_standard_error(drop, stderr, held):
+    # Own values are unknown, so that the inequality is tested as reported.
+    unknown = {"own_nats": None}
+    result, text = found(
+        row("a", "x", 3.0, **unknown), row("b", "x", 3.0 - drop, drop, stderr, **unknown)
+    )
+    (test,) = result["inequality"]
+    assert test["held"] is held
+    assert test["standard_errors"] == pytest.approx(drop / stderr if stderr else 0)
+    assert (test["earlier"], test["later"], test["variable"]) == ("a", "b", "x")
+    assert (test["own_drop_nats"], test["own_held"]) == (None, None)
+    assert ("The data-processing inequality of I(X;L) held in 1 of 1 tests." in text) is held
+    broken = "held in 0 of 1 tests and was broken in the others (a → b 1 times, by at most 0.02"
+    assert (broken in text) is not held
 
 
-def test_findings_without_noise_state_the_theorem():
-    result, text = found(row("a", "y", 2.2), row("b", "y", 2.1, 0.1, 0.01, noise_std=0.0))
-    assert result["inequality_is_theorem"] is True
-    assert "a theorem for the true values" in text
-    assert "reference" not in text
-    assert result["above_reference"] == result["below_reference"] == []
-
-
-def test_findings_lead_with_own_networks():
+def test_findings_lead_with_own_networks_and_count_no_shared_one():
     own = {"own_drop_nats": -0.2, "own_drop_stderr": 0.02}
     result, text = found(
         row("a", "y", 2.1, network="b", own_nats=1.9),
-        row("b", "y", 2.1, 0.0, 0.0, network="b", own_nats=2.1, **own),
-        row("a", "x", 3.0, network="a", own_nats=3.0),
-        row("b", "x", 2.0, 1.0, 0.1, network="b", own_nats=2.0),
+        row("b", "y", 2.1, 0.0, 0.0, **own),
+        row("a", "y", 2.0, epoch=8),
+        row("b", "y", 1.9, 0.1, 0.02, epoch=8),
+        row("a", "x", 3.0),
+        row("b", "x", 2.0, 1.0, 0.1),
     )
     assert result["from_later_network"] == [
-        {"seed": 0, "epoch": 4, "layer": "a", "variable": "y"}
+        {"plane": "deterministic", "seed": 0, "epoch": 4, "layer": "a", "variable": "y"}
         | {"network": "b", "mi_nats": 2.1, "own_nats": 1.9}
     ]
-    assert "1 of 4 values come from a later layer's statistics network" in text
-    assert [test["same_network"] for test in result["inequality"]] == [True, False]
-    assert [test["own_held"] for test in result["inequality"]] == [False, True]
-    by_own = "With each layer's own network the data-processing inequality of I(Y;L) held in 0 of 1"
-    assert f"{by_own} tests and was broken in the others (a → b 1 times, by at most 0.20" in text
-    reported = "With values taken from later networks it held in 1 of 1 tests, 1 of them equal by"
-    assert text.index(by_own) < text.index(reported)
+    assert [test["same_network"] for test in result["inequality"]] == [True, False, False]
+    assert [test["held"] for test in result["inequality"]] == [None, True, True]
+    assert [test["own_held"] for test in result["inequality"]] == [False, True, True]
+    own_y = "With each layer's own network the data-processing inequality of I(Y;L) held in 1 of 2"
+    assert f"{own_y} tests and was broken in the others (a → b 1 times, by at most 0.20" in text
+    reported = "held in 1 of 1 tests; 1 more is equal by construction and no test."
+    assert text.index(own_y) < text.index(reported)
+    assert "inequality of I(X;L) held in 1 of 1 tests." in text
+    assert "1 of 6 values of deterministic layers comes from a later layer's" in text
 
 
 @pytest.mark.parametrize(("own_nats", "held"), [(3.055, True), (3.058, False)])
 def test_findings_without_own_drops_compare_own_values(own_nats, held):
-    result, _ = found(
-        row("a", "x", 3.0, own_nats=3.0), row("b", "x", 3.0, 0.0, 0.01, own_nats=own_nats)
-    )
+    result, _ = found(row("a", "x", 3.0), row("b", "x", 3.0, 0.0, 0.01, own_nats=own_nats))
     (test,) = result["inequality"]
     assert test["own_held"] is held
     assert test["own_stderr"] == pytest.approx(0.02 * math.sqrt(2))
 
 
-def test_findings_with_noise_state_no_theorem():
-    result, text = found(
-        noisy("a", "x", 1.0, 1.0),
-        noisy("b", "x", 1.5, 1.5, -0.5, 0.01),
-        noisy("a", "y", 1.0, 1.0),
-        noisy("b", "y", 1.2, 0.9, -0.2, 0.01),
-    )
-    assert result["inequality_is_theorem"] is False
-    assert "is not a theorem for the observed layers" in text
-    assert "deterministic" not in text
-    assert "held in" not in text
-    assert "broken" not in text
-    assert [test["reference_drop_nats"] for test in result["inequality"]] == pytest.approx(
-        [-0.5, 0.1]
-    )
-    for symbol, rise in (("X", 1), ("Y", 0)):
-        sentence = f"I({symbol};T) did not rise with depth in 0 of 1 tests; where they rose, "
-        assert f"{sentence}the references rise too in {rise} of 1." in text
-    assert "Every I(Y;T) lies within" in text
+# ---- Observed layers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("nats", "stderr", "reference_stderr", "above"),
+    ("variable", "nats", "low", "stderr", "outside"),
     [
-        (1.06, 0.0, 0.0, True),
-        (1.04, 0.0, 0.0, False),
-        (1.12, 0.02, 0.0, True),
-        (1.10, 0.02, 0.0, False),
-        (1.16, 0.03, 0.04, False),  # 0.05 + 3 · 0.05
-        (1.21, 0.03, 0.04, True),
+        ("x", 2.031, 1.0, 0.01, "above"),  # high is 2
+        ("x", 2.029, 1.0, 0.01, None),
+        ("x", 1.93, 2.0, 0.01, "below"),  # 3.5 %
+        ("x", 1.95, 2.0, 0.01, None),  # 2.5 %
+        ("x", 1.93, 2.0, 0.04, None),  # 1.75 standard errors
+        ("y", 1.93, 2.0, 0.01, None),
+        ("y", 1.91, 2.0, 0.01, "below"),  # 4.5 %
+        ("y", -0.01, 0.0, 0.01, None),
+        ("y", -0.03, -0.005, 0.01, "below"),
+        ("y", -0.03, None, 0.01, None),  # a bracket without a low side
     ],
 )
-def test_findings_of_values_above_the_reference(nats, stderr, reference_stderr, above):
-    result, text = found(
-        noisy("a", "x", nats, 1.0, stderr=stderr, reference_stderr=reference_stderr)
+def test_findings_compare_an_estimate_with_its_bracket(variable, nats, low, stderr, outside):
+    result, text = found(noisy("a", variable, nats, low, 2.0, (stderr, 0.01)))
+    symbol = variable.upper()
+    for side, claim in (
+        ("above", "3 standard errors above the high side"),
+        ("below", f"{'3%' if symbol == 'X' else '4%'} and 2 standard errors below the low side"),
+    ):
+        listed = result[f"{side}_bracket"]
+        assert layers_of(listed) == [("o", "a", variable)] * (side == outside)
+        one = f"1 of 1 estimates of I({symbol};T) is more than {claim} of the bracket: "
+        assert (f"{one}I({symbol};T) of a at epoch 4." in text) is (side == outside)
+        none = f"None of 1 estimates of I({symbol};T) is more than {claim} of its bracket."
+        known = side == "above" or low is not None
+        assert (none in text) is (known and side != outside)
+    if outside:
+        row = result[f"{outside}_bracket"][0]
+        assert row["high_difference_nats"] == nats - 2.0
+        assert row["reference_low_nats"] == low
+
+
+def test_findings_say_how_wide_brackets_are_and_where_estimates_lie():
+    _, text = found(
+        noisy("a", "x", 1.99, 2.0, 2.1, epoch=0),
+        noisy("a", "x", 4.04, 4.0, 4.2),
+        noisy("b", "x", 0.95, 1.0, 1.6),
+        noisy("a", "y", 2.0, 1.6, 1.7),
+        noisy("b", "y", 0.002, 0.02, 0.03, reference_low_stderr=0.01),  # the low side may be 0
     )
-    assert bool(result["above_reference"]) is above
-    claim = "0.05 nats and 3 standard errors above"
-    assert f"1 of 1 are more than {claim} their reference, which no lower" in text or not above
-    assert f"None is more than {claim} its reference." in text or above
-    if above:
-        assert result["above_reference"][0]["reference_nats"] == 1.0
-        assert "no lower bound can be: I(X;a) at epoch 4." in text
-
-
-@pytest.mark.parametrize(
-    ("nats", "reference", "below"),
-    [(1.89, 2.0, True), (1.91, 2.0, False), (0.0, 0.03, False), (-0.01, 0.0, False)],
-)
-def test_findings_of_values_below_the_reference(nats, reference, below):
-    result, text = found(noisy("a", "y", nats, reference))
-    assert bool(result["below_reference"]) is below
-    assert ("1 of 1 are more than 5% below their reference: I(Y;a)" in text) is below
-    assert ("None is more than 5% below" in text) is not below
-
-
-def test_findings_report_the_fraction_of_the_reference():
-    result, text = found(
-        noisy("a", "x", 5.0, 10.0),
-        noisy("b", "x", 3.6, 4.0, 1.0, 0.1),
-        noisy("a", "y", 1.0, 1.0),
-        noisy("b", "y", None, 1.0, stderr=None),
-    )
-    assert "3 of 3 values have a reference; they reach 90% of it (median)" in text
-    assert "(1 of these references are above the ceiling)" in text
-    assert [r["layer"] for r in result["below_reference"]] == ["a", "b"]
-    assert [r["variable"] for r in result["not_finite"]] == ["y"]
+    widths = "0.200 nats wide for I(X;T) (median of 3; at most 0.600) and 0.055 nats wide for I(Y;T"
+    assert f"The brackets are {widths}" in text
+    assert "the estimates of I(X;T) lie 0.5% below it (median of 3)" in text
+    assert "the lowest lies 5.0% below it (b at epoch 4, difference -0.050 ± 0.010" in text
+    assert "the estimates of I(Y;T) lie 25.0% above it (median of 1)" in text
