@@ -5,8 +5,8 @@
   python experiments/info_plane.py --preset=poster
 
 Trains LeNet-5 slowly and, every few epochs, fits statistics networks between its layers and the
-images (X) and labels (Y). Writes records, findings and figures into --out_dir. There are two planes:
-of layers that are observed with Gaussian noise, where two-sided references stand beside the
+images (X) and labels (Y). Writes records, findings and figures into --out_dir. There are two
+planes: of layers that are observed with Gaussian noise, where two-sided references stand beside the
 estimates, and of the layers as they are.
 """
 
@@ -70,8 +70,8 @@ flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of LeNet-5 (SGD, moment
 flags.DEFINE_string(
     "noise_std",
     None,
-    "Standard deviation of the noise of the observed layers: a number, 0 to leave them out, or auto "
-    "for what the test samples can resolve. Default: auto; 0 with --preset=poster.",
+    "Standard deviation of the noise of the observed layers: a number, 0 to leave them out, or "
+    "auto for what the test samples can resolve. Default: auto; 0 with --preset=poster.",
 )
 flags.DEFINE_string(
     "noise",

@@ -5,7 +5,7 @@ a sample of all images, and mixtures over them bound the mutual information from
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def bracket(
       entropy is concave in the joint distribution, and E p̂ = p, so E H_p̂(Y|T) ≤ H_p(Y|T): the
       value is too high on average. The reporting images are a random choice of the N.
 
-    Both low sides and the high side of Y are at most ln N and H(Y); the high side of X has no limit.
+    The low side of X is at most ln N, its high side has no limit.
     Self-included values (X low, Y high) are exact for the N images as the whole population.
 
     Args:
@@ -108,7 +108,7 @@ def bracket(
         _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
         entropy = -float(np.sum(counts / n * np.log(counts / n)))
         alone = bool(counts.min() == 1)
-    on_device = (
+    on_device: Any = (
         jnp.asarray(layer),
         jnp.asarray(squares / 2, jnp.float32),
         jnp.asarray(codes, jnp.int32),
@@ -119,7 +119,8 @@ def bracket(
     for start in range(0, len(rows), size):
         first = min(start, len(rows) - size)  # the last block repeats rows: one shape
         at = slice(first, first + size)
-        others[at], of_class[at] = _leave_one_out(*on_device, noise[at], rows[at], scale)
+        block: Any = noise[at], rows[at], scale
+        others[at], of_class[at] = _leave_one_out(*on_device, *block)
     # The own image's weight is the unit of all others.
     own_and_others = np.logaddexp(0, others)
     x_low = side(math.log(n) - own_and_others)

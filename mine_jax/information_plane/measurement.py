@@ -156,7 +156,7 @@ def measure(
             place = Place(plane, variable, layer, seed)
             observed = layers[seed].observed[layer] if plane == "observed" else None
             value = Value(own[networks[layer]].nats, own[networks[layer]].influence)
-            row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
+            row: Row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
             row |= {"plane": plane} | _value_columns(layer, networks[layer], own)
             if observed is not None and variable == "x":
                 row["warnings"] += lost_warning(observed.for_x)

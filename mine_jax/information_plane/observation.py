@@ -233,7 +233,7 @@ def observe(
     if columns > WIDTHS[0]:
         axes = preparation.principal_axes(layer, min(width or WIDTHS[-1], columns, len(layer)))
         kept = layer @ axes
-    variances = np.mean(np.square(kept), axis=0, dtype=np.float64)
+    variances: Any = np.mean(np.square(kept), axis=0, dtype=np.float64)
 
     def lost(count: int) -> float:
         left_out = total - float(variances[:count].sum())
@@ -244,7 +244,7 @@ def observe(
     )
     if constant:
         bound = 0.0
-    views = []
+    views: Any = []
     for fixed in (width, Y_WIDTH):
         count = fixed or next(
             (count for count in WIDTHS if lost(min(count, columns)) <= MAX_LOST_NATS), WIDTHS[-1]

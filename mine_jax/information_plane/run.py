@@ -182,12 +182,12 @@ def run(
         with _timed(seconds, "saving"):
             if folder is not None:
                 folder.append(records.RECORDS, measured.rows)
-                state = {
+                checkpoint = {
                     "classifier": states,
                     "networks": list(networks.values()),
                     "influences": [np.asarray(value.influence) for value in before.values()],
                 }
-                folder.save(epoch, state)
+                folder.save(epoch, checkpoint)
         report(summary(epoch_rows, measured.rows))
     return Result(all_records, training, seconds)
 
@@ -261,7 +261,7 @@ def _checkpoint_template(
             of_shape = deterministic_shape(shape, config)
             layers.deterministic[name] = jax.ShapeDtypeStruct(of_shape, jnp.float32)  # type: ignore[assignment]
         if "observed" in config.planes:
-            views = []
+            views: Any = []
             for width in (widths[name], Y_WIDTH):
                 array: Any = jax.ShapeDtypeStruct(observed_shape(shape, config, width), jnp.float32)
                 views.append(View(Samples(array, array, 1.0), array, 0.0))
@@ -270,7 +270,7 @@ def _checkpoint_template(
     pairs = pairs_of(variables, dict.fromkeys(config.seeds, layers))
 
     def init_states(key: jax.Array, arrays: Any) -> dict[str, MineState]:
-        found = {}
+        found: dict[str, MineState] = {}
         for place, (x, z) in arrays.items():
             pair = {place.name: Pair(Samples(x), Samples(z), pairs[place].seed)}
             mine = config.mine_config(place.plane, place.variable)
