@@ -173,8 +173,10 @@ def draw_observed(layer: Layer, name: str, seed: int) -> dict[str, Sample]:
     """Observe a layer as the main job does: on its principal axes, with new noise in each batch."""
     config = PlaneConfig(noise_std=layer.noise_std, noise="absolute")
     key = jax.random.fold_in(jax.random.key(name_number(name) % 2**31), seed)
-    observed = information_plane.observe(key, layer.values, None, config, name)
-    (pair,) = information_plane.pairs_of({}, {0: {name: observed}}).values()
+    split = information_plane.split_rows(config, len(layer.values))
+    observed = information_plane.observe(key, layer.values, None, config, split, name)
+    layers = information_plane.Layers({name: observed}, {})
+    (pair,) = information_plane.pairs_of({}, {0: layers}).values()
     dims = 2 if layer.values.ndim == 4 else 1
     return {f"{name} {OBSERVED}": Sample(dims, pair, layer.nats, layer.stderr, prepared=True)}
 

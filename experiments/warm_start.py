@@ -171,15 +171,19 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
         seed=values["seed"],
         num_seeds=values["networks"],
         noise_std=values["noise"],
+        deterministic=not values["noise"],
     )
     settings = {name: values[name] for name in ("max_steps", "check_every", "hidden")}
     settings |= {"batch_size": 256, "patience": max(1, PATIENCE_STEPS // values["check_every"])}
     if values["hidden"] is None:
         del settings["hidden"]
-    if values["network"] == "published":
-        mine = MineConfig.published(**settings)
-    else:
-        mine = dataclasses.replace(plane.mine_config, **settings)
+    mine = {}
+    for variable in "xy":
+        if values["network"] == "published":
+            mine[variable] = MineConfig.published(**settings)
+        else:
+            base = plane.mine_config(plane.planes[0], variable)
+            mine[variable] = dataclasses.replace(base, **settings)
     places = itertools.product(
         plane.layers, "xy", range(plane.num_seeds), range(values["statistics_seeds"])
     )
@@ -248,7 +252,8 @@ def experiment() -> None:
         data = load(plan.dataset, FLAGS.data_dir)
         description = {
             "settings": values,
-            "resolved": {"dataset": data.name, "mine": dataclasses.asdict(plan.mine)}
+            "resolved": {"dataset": data.name}
+            | {f"{name}_mine": dataclasses.asdict(mine) for name, mine in plan.mine.items()}
             | {"plane": resolved(plan.plane, len(data.train_images))},
             "versions": common.versions(),
         }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +14,11 @@ from warm_start_report import CHAIN, COLD, Row
 
 from mine_jax import MineConfig, MineState, classifier, devices, estimate, information_plane
 from mine_jax.estimate import Estimate, Pair
-from mine_jax.information_plane import PlaneConfig
+from mine_jax.information_plane import Layers, PlaneConfig
 from mine_jax.information_plane.measurement import finite_or_none, paired_drop
 from mine_jax.lenet.datasets import Dataset
 
+WIDTH = 128  # principal axes that a wide layer is observed on at every epoch
 SHRINK, PERTURB = 0.5, 0.1  # after Ash and Adams 2020, "On warm-starting neural network training"
 
 
@@ -57,7 +57,7 @@ class Plan:
       fits: in order; the source of a warm start comes before it.
       places: the pairs of each fit.
       plane: configuration of training and observing.
-      mine: configuration of the statistics networks.
+      mine: configurations of the statistics networks of "x" and "y".
       align: whether principal components are aligned to the images'.
       dataset: name of the data set.
     """
@@ -65,7 +65,7 @@ class Plan:
     fits: tuple[Fit, ...]
     places: tuple[Place, ...]
     plane: PlaneConfig
-    mine: MineConfig
+    mine: Mapping[str, MineConfig]
     align: bool
     dataset: str
 
@@ -146,7 +146,8 @@ def observe(
     """
     rows = information_plane.probe_rows(plan.plane, len(data.train_images))
     images, labels = np.asarray(data.train_images)[rows], np.asarray(data.train_labels)[rows]
-    variables = information_plane.prepare_variables(images, labels, plan.plane)
+    split = information_plane.split_rows(plan.plane, len(rows))
+    variables = information_plane.prepare_variables(images, labels, plan.plane, split)
     align_to = information_plane.alignment_target(images, plan.plane) if plan.align else None
     pairs: dict[str, Pair] = {}
     references: dict[str, tuple[float | None, float | None]] = {}
@@ -154,21 +155,26 @@ def observe(
         activations = classifier.probe(params_of_network, model, images, plan.plane.layers)
         for i, layer in enumerate(plan.plane.layers):
             values, known = activations.pop(layer), {"x": (None, None), "y": (None, None)}
+            layers = Layers({}, {})
             if plan.plane.noise_std:
-                # `observe` takes multiples of the root of the mean variance.
-                noise_std = plan.plane.noise_std * math.sqrt(math.prod(values.shape[1:]))
-                config = dataclasses.replace(plan.plane, noise_std=noise_std)
                 key = jax.random.fold_in(jax.random.key(plan.plane.seed + k), epoch)
                 key = jax.random.fold_in(key, i)
-                samples = information_plane.observe(key, values, labels, config, layer, align_to)
-                exact = samples.reference
-                known = {"x": (exact.x_nats, exact.x_stderr), "y": (exact.y_nats, exact.y_stderr)}
+                observed = information_plane.observe(
+                    key, values, labels, plan.plane, split, layer, align_to, WIDTH
+                )
+                layers.observed[layer] = observed
+                # The values of the probed images as the whole population.
+                exact: Any = {"x": observed.bracket.x_low, "y": observed.bracket.y_high}
+                known = {name: (side.nats, side.stderr) for name, side in exact.items()}
             else:
-                samples = estimate.prepare(values, layer, align_to=align_to)
-            of_layer = information_plane.pairs_of(variables, {k: {layer: samples}})
+                layers.deterministic[layer] = estimate.prepare(values, layer, align_to=align_to)
+            of_layer = {
+                (of.variable, of.layer): pair
+                for of, pair in information_plane.pairs_of(variables, {k: layers}).items()
+            }
             for place in plan.places:
                 if (place.layer, place.network) == (layer, k):
-                    pair = of_layer[f"{place.variable};{layer}"]
+                    pair = of_layer[place.variable, layer]
                     pairs[str(place)] = pair._replace(seed=place.seed)
                     references[str(place)] = known[place.variable]
     return Stack(pairs, references)
@@ -217,7 +223,9 @@ def fit_all(
     if source is not None:
         # Split and batches are those of the cold fit; fresh weights to mix in are not.
         fresh_key = jax.random.fold_in(key, 1 + fit.epoch)
-        fresh = estimate.init_states(stack.pairs, plan.mine, fresh_key)
+        fresh = {}
+        for variable, mine in plan.mine.items():
+            fresh |= estimate.init_states(of_variable(stack, plan, variable), mine, fresh_key)
         layers = plan.plane.layers
         following = dict(zip(layers, [*layers[1:], layers[0]], strict=True))
         init = {}
@@ -225,10 +233,23 @@ def fit_all(
             name, other = str(place), str(place._replace(layer=following[place.layer]))
             init[name] = warm_state(fit.start, source[name].state, fresh[name], source[other].state)
     begin = time.perf_counter()
-    estimates = estimate.lower_bounds(
-        stack.pairs, key=key, config=plan.mine, init=init, round_number=fit.epoch
-    )
+    estimates: dict[str, Estimate] = {}
+    for variable, mine in plan.mine.items():
+        pairs = of_variable(stack, plan, variable)
+        estimates |= estimate.lower_bounds(
+            pairs,
+            key=key,
+            config=mine,
+            init=init and {name: init[name] for name in pairs},
+            round_number=fit.epoch,
+        )
     return estimates, time.perf_counter() - begin
+
+
+def of_variable(stack: Stack, plan: Plan, variable: str) -> dict[str, Pair]:
+    """Return the pairs of "x" or "y"."""
+    names = [str(place) for place in plan.places if place.variable == variable]
+    return {name: stack.pairs[name] for name in names}
 
 
 def make_rows(

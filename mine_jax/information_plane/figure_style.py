@@ -33,8 +33,9 @@ MARKER_SIZES = (5.2, 3.2)  # first and last layer, points
 LIGHTEST = 0.2  # tint of the first probe's marks: not white, which is for flagged values
 SAME_PLACE = 6  # points, up to which marks share a label
 # Where a label may be, as seen from its mark: nearest first, below and above before the sides.
-DISTANCES = (8, 11, 15, 20)  # points
-DISTANCE_COST = 0.15  # covered obstacles that a label avoids by being a point farther off
+DISTANCES = (8, 11, 15)  # points
+DISTANCE_COST = 0.3  # covered obstacles that a label avoids by being a point farther off
+NEARER_COST = 10  # obstacles that a label covers rather than be nearer to another label's point
 ANGLES = (90, 270, 0, 180, 45, 135, 225, 315)  # degrees
 
 
@@ -173,6 +174,7 @@ def label_points(
     scale = (figure.dpi if figure else DPI) / 72
     inside, boxes = ax.get_window_extent(), [text.get_window_extent() for text in taken]
     blocked = ax.transData.transform(obstacles)
+    anchors = ax.transData.transform([point for _, point, _ in labels] or np.empty((0, 2)))
     placed: list[tuple[str, Array, Annotation]] = []
     for text, point, color in labels:
         at = ax.transData.transform(point)
@@ -195,7 +197,9 @@ def label_points(
             box = extent.translated(*(shift * scale))
             if not _contains(inside, box) or any(box.overlaps(other) for other in boxes):
                 continue
+            apart = np.hypot(*(anchors - at - shift * scale).T)
             cost = box.padded(2.5 * scale).count_contains(blocked) + DISTANCE_COST * distance
+            cost += NEARER_COST * int((apart < 0.99 * distance * scale).sum())
             if cost < lowest:
                 best, lowest = (shift, box), cost
         if best is None:

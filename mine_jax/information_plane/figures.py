@@ -1,7 +1,7 @@
 """Figures of a run: the information plane, its values over the epochs, and a sweep of the noise.
 
 `Figure` objects are built directly, so that no display is needed, and neither pyplot's global state
-nor the caller's settings change.
+nor the caller's settings change. Names imported as themselves are for other figures.
 """
 
 import itertools
@@ -38,6 +38,9 @@ from mine_jax.information_plane.figure_style import (
     tints,
     wrap,
 )
+from mine_jax.information_plane.figure_style import LIMIT as LIMIT
+from mine_jax.information_plane.figure_style import SMALL as SMALL
+from mine_jax.information_plane.figure_style import look_of as look_of
 from mine_jax.information_plane.figure_table import (
     BINS,
     KDE,
@@ -50,14 +53,9 @@ from mine_jax.information_plane.figure_table import (
     shows_ceiling,
     tabulate,
 )
-
-# The figures, and what other figures share with them.
-__all__ = [
-    *("information_plane", "mi_over_epochs", "noise_sweep"),
-    *("DPI", "GREY", "INK", "LIMIT", "NORMAL", "SMALL", "Array", "Look", "Rows"),
-    *("add_caption", "add_legend", "finite_or_nan", "look_of", "mean_over_seeds"),
-    *("require_keys", "save", "style_axes"),
-]
+from mine_jax.information_plane.figure_table import finite_or_nan as finite_or_nan
+from mine_jax.information_plane.figure_table import mean_over_seeds as mean_over_seeds
+from mine_jax.information_plane.figure_table import require_keys as require_keys
 
 LINE_HEIGHT = 0.14  # inches, of the caption and the legend
 LINE_WIDTH, THIN = 0.9, 0.4  # points

@@ -262,7 +262,8 @@ def observe(
         quiet, measured = (jnp.asarray(side / np.float32(unit)) for side in (values, noise))
         observed = Samples(measured, quiet, sigma / unit)
         views.append(View(observed, quiet, 0.0 if constant else lost(count)))
-    return Observed(*views, noise_std, references, bound, compared)
+    for_x, for_y = views
+    return Observed(for_x, for_y, noise_std, references, bound, compared)
 
 
 def observed_shape(shape: tuple[int, ...], config: PlaneConfig, width: int) -> tuple[int, int]:

@@ -266,7 +266,7 @@ def _checkpoint_template(
                 array: Any = jax.ShapeDtypeStruct(observed_shape(shape, config, width), jnp.float32)
                 views.append(View(Samples(array, array, 1.0), array, 0.0))
             bracket: Any = None
-            layers.observed[name] = Observed(*views, 1.0, bracket, 0.0, {})
+            layers.observed[name] = Observed(views[0], views[1], 1.0, bracket, 0.0, {})
     pairs = pairs_of(variables, dict.fromkeys(config.seeds, layers))
 
     def init_states(key: jax.Array, arrays: Any) -> dict[str, MineState]:

@@ -53,12 +53,12 @@ def test_needed_adds_sources_and_cold_starts():
 
 
 def test_make_plan_published_changes_no_other_field():
-    plan = make_plan(network="published", hidden=32, max_steps=50, check_every=10)
-    assert (plan.mine.hidden, plan.mine.max_steps, plan.mine.check_every) == (32, 50, 10)
+    mine = make_plan(network="published", hidden=32, max_steps=50, check_every=10).mine["x"]
+    assert (mine.hidden, mine.max_steps, mine.check_every) == (32, 50, 10)
     given = ("hidden", "max_steps", "check_every", "batch_size", "patience")
     published = MineConfig.published()
     assert published == dataclasses.replace(
-        plan.mine, **{name: getattr(published, name) for name in given}
+        mine, **{name: getattr(published, name) for name in given}
     )
 
 

@@ -1,0 +1,251 @@
+"""The observed information plane of one LeNet-5 with noise of several sizes.
+
+  python experiments/noise_sweep.py --levels=0.2,0.25,0.3
+
+Trains LeNet-5 once. Every few epochs its layers are observed with noise of each level c (σ is c
+times the root of the trace of a layer's covariance). What holds at all levels is the network's, the rest
+the noise's. Writes records, a table and a figure into --out_dir.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import common
+from absl import flags
+
+if TYPE_CHECKING:  # imported where needed, so that --help answers at once
+    from mine_jax.information_plane import PlaneConfig
+    from mine_jax.information_plane.records import RunFolder
+    from mine_jax.lenet.datasets import Dataset
+
+Rows = Sequence[Mapping[str, Any]]
+
+DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
+TITLE = "The observed plane with noise of several sizes"
+CLEAR = 3.0  # standard errors of a paired difference
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
+flags.DEFINE_list("levels", ["0.2", "0.25", "0.3"], "Noise levels c.")
+flags.DEFINE_integer("epochs", 12, "Number of training epochs.")
+flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
+flags.DEFINE_enum("dataset", "auto", DATASETS, "Data set, as for info_plane.py.")
+flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
+flags.DEFINE_string("out_dir", "runs/noise_sweep", "New folder for records, table and figure.")
+flags.DEFINE_integer("seed", 0, "Seed of all random choices.")
+flags.DEFINE_integer("probe_size", 20_000, "Number of training images to probe.")
+flags.DEFINE_integer("max_steps", None, "Maximum number of steps of a round.")
+
+
+def plane_configs() -> "dict[float, PlaneConfig]":
+    """Return the configuration of each level; ValueError names every wrong flag."""
+    from mine_jax.information_plane import PlaneConfig
+
+    levels = []
+    for text in FLAGS.levels:
+        try:
+            levels.append(float(text))
+        except ValueError:
+            raise ValueError(f"--levels must be numbers, got {text!r}") from None
+    if len(levels) < 2 or len(set(levels)) < len(levels) or min(levels) <= 0:
+        raise ValueError(f"--levels must be two or more different numbers above 0, got {levels}")
+    names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
+    values = {name: FLAGS[name].value for name in names} | {"deterministic": False}
+    configs = {level: PlaneConfig(**values, noise_std=level) for level in levels}
+    if FLAGS.max_steps is None:
+        return configs
+    networks = ("noisy_x_mine", "noisy_y_mine")
+    return {
+        level: dataclasses.replace(
+            config,
+            **{
+                name: dataclasses.replace(getattr(config, name), max_steps=FLAGS.max_steps)
+                for name in networks
+            },
+        )
+        for level, config in configs.items()
+    }
+
+
+def sweep(
+    configs: "Mapping[float, PlaneConfig]", data: "Dataset", folder: "RunFolder"
+) -> list[dict[str, Any]]:
+    """Train LeNet-5 and measure its layers at each level; rows are written as soon as known."""
+    import jax
+    import numpy as np
+
+    from mine_jax import classifier, devices, information_plane, lenet
+    from mine_jax.information_plane import records
+
+    config = next(iter(configs.values()))
+    model, keys = (
+        lenet.LeNet5(num_classes=data.num_classes),
+        information_plane.seed_keys(FLAGS.seed),
+    )
+    train = devices.replicate((data.train_images, data.train_labels))
+    chosen = information_plane.probe_rows(config, len(data.train_images))
+    images, labels = data.train_images[chosen], data.train_labels[chosen]
+    split = information_plane.split_rows(config, len(chosen))
+    variables = information_plane.prepare_variables(images, labels, config, split)
+    align_to = information_plane.alignment_target(images, config)
+    state = classifier.init(keys["init"], model, config.classifier, data.train_images.shape[1:])
+    init: dict[float, Any] = dict.fromkeys(configs)
+    before: dict[float, Any] = dict.fromkeys(configs)
+    widths: dict[float, Any] = dict.fromkeys(configs)
+    rows: list[dict[str, Any]] = []
+    for epoch in range(config.epochs + 1):
+        if epoch:
+            state, _ = classifier.train_epoch(
+                state, keys["train"], model, config.classifier, *train
+            )
+        if epoch not in config.probe_epochs():
+            continue
+        for level, of_level in configs.items():
+            layers = information_plane.read_layers(
+                jax.random.fold_in(keys["noise"], epoch),
+                state,
+                model,
+                np.asarray(images),
+                np.asarray(labels),
+                of_level,
+                split,
+                align_to,
+                widths[level],
+            )
+            widths[level] = {name: layer.for_x.width for name, layer in layers.observed.items()}
+            measured = information_plane.measure(
+                variables,
+                {FLAGS.seed: layers},
+                epoch=epoch,
+                config=of_level,
+                key=keys["mine"],
+                init=init[level],
+                before=before[level],
+            )
+            init[level], before[level] = measured.states, measured.values
+            folder.append(records.RECORDS, measured.rows)
+            rows += measured.rows
+        print(f"epoch {epoch} of {config.epochs}", flush=True)
+    return rows
+
+
+def order_of_layers(rows: Rows) -> str:
+    """Describe the order of layers by value, with ≈ where 3 standard errors do not tell them apart.
+
+    Args:
+      rows: of one level, epoch and variable, in order of depth.
+    """
+    ordered = sorted(rows, key=lambda row: -row["mi_nats"])
+    text = ordered[0]["layer"]
+    for larger, smaller in itertools.pairwise(ordered):
+        clear = (
+            larger["mi_nats"] - smaller["mi_nats"]
+            > CLEAR * (larger["stderr"] ** 2 + smaller["stderr"] ** 2) ** 0.5
+        )
+        text += f" {'>' if clear else '≈'} {smaller['layer']}"
+    return text
+
+
+def report(rows: Rows, levels: Sequence[float]) -> str:
+    """Return a table of values, the orders of layers, and what holds at all levels."""
+    epochs = sorted({row["epoch"] for row in rows})
+    places = list(dict.fromkeys((row["variable"], row["layer"]) for row in rows))
+
+    def of(level: float, epoch: int, variable: str) -> list[Mapping[str, Any]]:
+        wanted = (level, epoch, variable)
+        return [r for r in rows if (r["noise_level"], r["epoch"], r["variable"]) == wanted]
+
+    lines = []
+    for epoch, level in itertools.product(epochs, levels):
+        both = of(level, epoch, "x") + of(level, epoch, "y")
+        values = {
+            (
+                row["variable"],
+                row["layer"],
+            ): f"{row['mi_nats']:.2f} ({row['reference_low_nats']:.2f}"
+            f" to {row['reference_high_nats']:.2f})"
+            for row in both
+        }
+        lines.append([str(epoch), f"{level:g}", *(values[place] for place in places)])
+    head = ["epoch", "c", *(f"I({variable.upper()};{layer})" for variable, layer in places)]
+    parts = ["Values in nats, and their brackets:", common.markdown_table(head, lines)]
+    parts.append("Order of layers (≈: less than 3 standard errors apart):")
+    lines, same = [], []
+    for variable, epoch in itertools.product("xy", epochs):
+        orders = [order_of_layers(of(level, epoch, variable)) for level in levels]
+        lines.append([f"I({variable.upper()};T)", str(epoch), *orders])
+        names = [order.replace("≈", ">") for order in orders]
+        same.append(len(set(names)) == 1)
+    parts.append(
+        common.markdown_table(["value", "epoch", *(f"c = {level:g}" for level in levels)], lines)
+    )
+    parts.append(
+        f"The order of values is the same at all levels in {sum(same)} of {len(same)} rows."
+    )
+    moved = []
+    for variable, layer in places:
+        changes = []
+        for level in levels:
+            ends = [
+                next(r for r in of(level, epoch, variable) if r["layer"] == layer)
+                for epoch in (epochs[0], epochs[-1])
+            ]
+            changes.append(ends[1]["mi_nats"] - ends[0]["mi_nats"])
+        texts = [common.number(change, "+.2f") for change in changes]
+        agree = len({change > 0 for change in changes}) == 1
+        moved.append([f"I({variable.upper()};{layer})", *texts, "yes" if agree else "no"])
+    parts.append(f"Change from epoch {epochs[0]} to {epochs[-1]}, in nats:")
+    head = ["value", *(f"c = {level:g}" for level in levels), "same sign"]
+    return "\n\n".join([*parts, common.markdown_table(head, moved)])
+
+
+def experiment() -> None:
+    """Validate, train and measure, print, draw."""
+    with common.user_errors():
+        configs = plane_configs()
+        common.select_devices()
+        from mine_jax.information_plane import exact, figures, probe_rows, records, resolved
+        from mine_jax.lenet import datasets
+
+        folder = records.RunFolder(FLAGS.out_dir)
+        folder.check(resume=False)
+        data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
+        config = next(iter(configs.values()))
+        chosen = probe_rows(config, len(data.train_images))
+        description = {
+            "settings": common.settings_of(__name__),
+            "resolved": {
+                str(level): resolved(of, len(data.train_images)) for level, of in configs.items()
+            },
+            "versions": common.versions(),
+            "dataset": data.name,
+            "notice": data.notice,
+            "probe_size": len(chosen),
+            "report_size": len(chosen) // config.mine.folds,
+            "class_entropy_nats": exact.entropy(data.train_labels[chosen]),
+            "noise": config.noise,
+            "noise_level": None,
+            "deterministic": False,
+            "num_classes": data.num_classes,
+        }
+        folder.open(description, resume=False)
+    if data.notice:
+        print(f"\n*** {data.notice} ***\n{data.reason}\n")
+    with common.device_mesh():
+        rows = sweep(configs, data, folder)
+    text = report(rows, list(configs))
+    print(f"\n{text}\n")
+    (folder.path / "noise_sweep.md").write_text(f"# {TITLE}\n\n{text}\n")
+    by_level = {level: [row for row in rows if row["noise_level"] == level] for level in configs}
+    figure = folder.path / "noise_sweep.png"
+    figures.noise_sweep(by_level, description, figure)
+    if FLAGS.publish:
+        common.write_page("noise_sweep", TITLE, text, [figure])
+    print(f"Written to {os.path.relpath(folder.path)}")
+
+
+if __name__ == "__main__":
+    common.run(experiment)
