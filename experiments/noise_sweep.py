@@ -3,8 +3,8 @@
   python experiments/noise_sweep.py --levels=0.2,0.25,0.3
 
 Trains LeNet-5 once. Every few epochs its layers are observed with noise of each level c (σ is c
-times the root of the trace of a layer's covariance). What holds at all levels is the network's, the rest
-the noise's. Writes records, a table and a figure into --out_dir.
+times the root of the trace of a layer's covariance). What holds at all levels is the network's,
+the rest the noise's. Writes records, a table and a figure into --out_dir.
 """
 
 import dataclasses

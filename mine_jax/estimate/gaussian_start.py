@@ -107,7 +107,8 @@ def _closed_forms(
         return
     assert fresh.gaussian is not None
     width = fresh.gaussian.cross.shape[-1]
-    leading = [number for number in NUM_LEADING_PAIRS if number < width]
+    most = min(config.leading_pairs, width - 1)
+    leading = [number for number in NUM_LEADING_PAIRS if number <= most]
     for ridge in RIDGES:
         form = canonical_form(data, train_rows, validation_rows, fold, ridge, width, config)
         yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures] + [

@@ -29,6 +29,7 @@ NOISY_X_CONFIG = replace(
     patience=1,
     lr_drops=0,
     canonical_pairs=1024,
+    leading_pairs=0,
     squares=False,
     normalize=True,
 )

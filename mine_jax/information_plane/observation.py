@@ -25,6 +25,7 @@ from mine_jax.mine import Samples
 # Numbers of principal axes that a layer may be observed on: few, so that few programs are compiled.
 WIDTHS = (128, 256, 512, 1024)
 Y_WIDTH = 128  # of the networks of I(Y;T), which over-fit with more (BUILD_NOTES, decision 9)
+AXES_ROWS = 5000  # training samples that give the axes: all of them cost four times as much
 MAX_LOST_NATS = 0.05  # that the axes left out may hold
 MIN_RELATIVE_VARIANCE = 1e-10  # beside the mean square: below, the variance is rounding
 NO_VARIANCE = "The layer has no variance: it tells nothing, and the value is 0."
@@ -161,8 +162,9 @@ def read_layers(
         if "observed" in config.planes:
             width = None if widths is None else widths[name]
             layer_key = jax.random.fold_in(key, i)
-            layers.observed[name] = observe(
-                layer_key, values, labels, config, rows, name, align_to, width
+            flat = np.asarray(values, np.float32).reshape(len(values), -1)
+            layers.observed[name] = _observe(
+                layer_key, flat, labels, config, rows, name, align_to, width
             )
     return layers
 
@@ -199,6 +201,20 @@ def observe(
     """
     values = np.asarray(activations)
     layer = np.array(values.reshape(len(values), -1), np.float32)
+    return _observe(key, layer, labels, config, rows, name, align_to, width)
+
+
+def _observe(
+    key: jax.Array,
+    layer: np.ndarray,
+    labels: ArrayLike | None,
+    config: PlaneConfig,
+    rows: Splits,
+    name: str,
+    align_to: ArrayLike | None,
+    width: int | None,
+) -> Observed:
+    """Do what `observe` does, and center `layer`, (n, units), in place to save memory."""
     if not np.isfinite(layer).all():
         row = int(np.argwhere(~np.isfinite(layer))[0, 0])
         raise ValueError(f"{name} has a value that is not finite in row {row}")
@@ -231,7 +247,8 @@ def observe(
     columns = layer.shape[1]
     kept, axes = layer, None
     if columns > WIDTHS[0]:
-        axes = preparation.principal_axes(layer, min(width or WIDTHS[-1], columns, len(layer)))
+        few = layer[rows.train[0][:AXES_ROWS]]
+        axes = preparation.principal_axes(few, min(width or WIDTHS[-1], columns, len(few)))
         kept = layer @ axes
     variances: Any = np.mean(np.square(kept), axis=0, dtype=np.float64)
 
@@ -266,12 +283,14 @@ def observe(
     return Observed(for_x, for_y, noise_std, references, bound, compared)
 
 
-def observed_shape(shape: tuple[int, ...], config: PlaneConfig, width: int) -> tuple[int, int]:
+def observed_shape(
+    shape: tuple[int, ...], config: PlaneConfig, width: int, train_rows: int
+) -> tuple[int, int]:
     """Return the shape of a `View` of activations, (n, …), on at most so many axes."""
     n, columns = shape[0], math.prod(shape[1:])
     if columns <= WIDTHS[0] or config.noisy_x_mine.preparation == "standardized":
         return n, columns
-    return n, min(width, columns, n)
+    return n, min(width, columns, train_rows, AXES_ROWS)
 
 
 def deterministic_shape(shape: tuple[int, ...], config: PlaneConfig) -> tuple[int, int]:

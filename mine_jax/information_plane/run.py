@@ -263,7 +263,8 @@ def _checkpoint_template(
         if "observed" in config.planes:
             views: Any = []
             for width in (widths[name], Y_WIDTH):
-                array: Any = jax.ShapeDtypeStruct(observed_shape(shape, config, width), jnp.float32)
+                view_shape = observed_shape(shape, config, width, split.train.shape[1])
+                array: Any = jax.ShapeDtypeStruct(view_shape, jnp.float32)
                 views.append(View(Samples(array, array, 1.0), array, 0.0))
             bracket: Any = None
             layers.observed[name] = Observed(views[0], views[1], 1.0, bracket, 0.0, {})

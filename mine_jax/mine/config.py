@@ -31,6 +31,7 @@ _MINIMA = {
     "depth": 1,
     "features": 1,
     "canonical_pairs": 0,
+    "leading_pairs": 0,
     "batch_size": 2,
     "shuffles": 1,
     "check_every": 1,
@@ -72,6 +73,8 @@ class MineConfig:
       depth: number of hidden layers.
       features: length of a separable network's feature vectors.
       canonical_pairs: maximum number of canonical pairs of the Gaussian part; 0 for none.
+      leading_pairs: largest number of leading canonical pairs that compete, alone, with all of them
+        for the start; 0 for none.
       squares: give the encoders the squares of the columns, too.
       gaussian_start: set the Gaussian part in closed form from the training samples.
       batch_size: samples in a step; all training samples if there are fewer.
@@ -113,6 +116,7 @@ class MineConfig:
     depth: int = 2
     features: int = 32
     canonical_pairs: int = 128
+    leading_pairs: int = 12
     squares: bool = True
     gaussian_start: bool = True
     batch_size: int = 256

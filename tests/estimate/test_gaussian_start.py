@@ -89,6 +89,35 @@ def test_canonical_form_gaussian_pair_is_log_density_ratio(
     assert_equal_up_to_constant(scores, log_density_ratio(covariance, x - 3, z - 3), 0.06)
 
 
+@pytest.mark.parametrize("shape", ["canonical", "paired"])
+def test_forms_with_measurement_noise_start_close_to_the_truth(shape):
+    """With z = l and x = l + σε: the start alone, normalized over the training samples."""
+    dims, noise_std, n = 40, 1.0, 1600
+    rows = np.split(np.arange(n, dtype=np.int32)[None], [800, 1000], axis=1)
+    spread, pairs = np.geomspace(1.0, 0.1, dims), []
+    for seed in range(3):
+        layer, noise = np.random.default_rng(seed).normal(size=(2, n, dims))
+        layer = float32(layer * spread)
+        # The variance of x is measured: a stated noise that is not that of the samples is not used.
+        noisy = Samples(float32(layer + noise_std * noise), layer, 100.0)
+        pairs.append((noisy, Samples(layer)))
+    data, fold = stack.stack_samples(pairs), np.zeros(3, np.int32)
+    config = MineConfig(network="separable", hidden=4, depth=1, canonical_pairs=dims)
+    if shape == "canonical":
+        form = gaussian_start.canonical_form(data, *rows[:2], fold, 1e-3, dims, config)
+    else:
+        form = gaussian_start.paired_form(data, rows[0], fold, dims, config)
+    part = gaussian_start.temper_correlations(form, 1.0, gaussian_start.ALL_PAIRS)
+    fresh = init_stack(jax.random.split(jax.random.key(0), 3), data, config)
+    train, _, test = (jnp.asarray(part)[fold] for part in rows)
+    _, value = evaluate_rows(fresh._replace(gaussian=part), data, test, config, train)
+    truth = np.log1p((spread / noise_std) ** 2).sum() / 2
+    print(shape, truth, value.nats, value.stderr)
+    assert truth < np.log(600) - 0.2
+    assert np.all(value.nats < truth + 3 * value.stderr)
+    assert np.all(value.nats > truth - 0.5)
+
+
 def test_canonical_form_padding_changes_nothing(correlated, canonical_parts):
     x, z, _ = correlated
     alone = network(canonical([(Samples(x), Samples(z))], width=2), 0)

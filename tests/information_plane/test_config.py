@@ -3,24 +3,32 @@
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
+from mine_jax import estimate
 from mine_jax.classifier import ClassifierConfig
+from mine_jax.estimate import Pair, estimation
 from mine_jax.information_plane import (
-    NOISY_ROUND_CONFIG,
+    NOISY_X_CONFIG,
+    NOISY_Y_CONFIG,
     POSTER_CONFIG,
     ROUND_CONFIG,
     PlaneConfig,
     probe_rows,
     resolved,
     seed_keys,
+    split_rows,
 )
-from mine_jax.mine import MineConfig
+from mine_jax.information_plane.config import Noise
+from mine_jax.mine import MineConfig, Samples
 
+NETWORKS = ("mine", "noisy_x_mine", "noisy_y_mine")
+ELEVEN_FOLDS = replace(ROUND_CONFIG, folds=11)
 SMALL = PlaneConfig(probe_size=200, classifier=ClassifierConfig(batch_size=50))
 
 
@@ -31,10 +39,53 @@ def test_plane_config_out_of_range_names_every_value():
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("noise_std", [-1.0, math.nan, math.inf])
-def test_plane_config_noise_std_not_finite_or_negative_raises(noise_std):
-    with pytest.raises(ValueError, match="noise_std must be at least 0 and finite"):
-        PlaneConfig(noise_std=noise_std)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"noise_std": -1.0},
+            'noise_std must be "auto" or a finite number .*got -1.0',
+        ),
+        ({"noise_std": math.nan}, "finite number .* got nan"),
+        ({"noise_std": True}, "finite number .* got True"),
+        ({"noise_std": "0.1"}, "finite number .* got '0.1'"),
+        ({"noise": "unit"}, '"auto" goes with noise="layer"; give a number for \'unit\''),
+        ({"noise": "absolute"}, 'goes with noise="layer"'),
+        ({"noise": "relative", "noise_std": 0.5}, 'noise="relative" is called "unit" now'),
+        ({"noise_std": 0, "deterministic": False}, "leaves no plane to measure"),
+        ({"noise_std": 0, "also": ("bins",)}, "also needs observed layers"),
+        ({"also": ("bins", "knn")}, r"also must be names out of \('bins', 'kde'\), got \['knn'\]"),
+        ({"noisy_y_mine": replace(NOISY_Y_CONFIG, cross_fit=True)}, "set cross_fit=False"),
+        ({"mine": replace(ROUND_CONFIG, folds=4)}, "must have one folds, got {4, 5}"),
+        (
+            {"noisy_x_mine": replace(NOISY_X_CONFIG, validation_fraction=0.2)},
+            "must have one validation_fraction",
+        ),
+        ({"noisy_x_mine": POSTER_CONFIG}, "must have the same preparation"),
+    ],
+)
+def test_plane_config_values_that_do_not_fit_raise(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PlaneConfig(**changes)
+
+
+def test_planes_are_those_with_something_to_measure():
+    assert PlaneConfig().planes == ("observed", "deterministic")
+    assert PlaneConfig(deterministic=False).planes == ("observed",)
+    for noise in get_args(Noise):
+        assert PlaneConfig(noise=noise, noise_std=0).planes == ("deterministic",)
+        assert PlaneConfig(noise=noise, noise_std=0.5).planes == ("observed", "deterministic")
+
+
+def test_noise_level_auto_leaves_a_nat_below_the_ceiling():
+    for num_test, level in ((4000, 0.2618), (800, 0.2966)):
+        auto = PlaneConfig().noise_level(num_test)
+        assert auto == pytest.approx(level, abs=1e-4)
+        # The Gaussian of the most entropy, with equal variances in infinitely many directions.
+        assert 1 / (2 * auto**2) == pytest.approx(math.log(num_test) - 1)
+    assert PlaneConfig(noise_std=0.5).noise_level(800) == 0.5
+    with pytest.raises(ValueError, match="at least 8 test samples, got 7; increase probe_size"):
+        PlaneConfig().noise_level(7)
 
 
 def test_plane_config_seed_beyond_32_bits_raises():
@@ -43,12 +94,13 @@ def test_plane_config_seed_beyond_32_bits_raises():
         PlaneConfig(seed=(1 << 32) - 1, num_seeds=2)
 
 
-def test_mine_config_default_depends_on_noise_and_explicit_one_wins():
-    assert PlaneConfig().mine_config == ROUND_CONFIG
-    assert PlaneConfig(noise_std=1).mine_config == NOISY_ROUND_CONFIG
-    assert PlaneConfig(noise_std=1, mine=POSTER_CONFIG).mine_config == POSTER_CONFIG
-    assert PlaneConfig(mine=POSTER_CONFIG).standardized
-    assert not PlaneConfig().standardized
+def test_mine_config_is_that_of_the_plane_and_the_variable():
+    config = PlaneConfig(mine=POSTER_CONFIG)
+    for variable, noisy in (("x", NOISY_X_CONFIG), ("y", NOISY_Y_CONFIG)):
+        assert config.mine_config("observed", variable) == noisy
+        assert config.mine_config("deterministic", variable) == POSTER_CONFIG
+    assert NOISY_X_CONFIG.normalize
+    assert not NOISY_Y_CONFIG.normalize
 
 
 def test_probe_epochs_include_epoch_0():
@@ -75,11 +127,14 @@ def test_resolved_survives_json_and_holds_library_defaults():
     choices = resolved(SMALL, 300)
     assert json.loads(json.dumps(choices, allow_nan=False)) == choices
     assert choices["mine"]["max_steps"] == ROUND_CONFIG.max_steps
+    assert choices["noise_level"] == SMALL.noise_level(40)  # test samples out of 200 probed images
+    assert resolved(replace(SMALL, noise_std=0.5, noise="unit"), 300)["noise_level"] == 0.5
+    assert resolved(replace(SMALL, noise_std=0), 300)["noise_level"] is None
     assert choices == resolved(replace(SMALL, mine=ROUND_CONFIG), 300)
 
 
 def test_resolved_with_a_flax_module_is_json():
-    config = replace(SMALL, mine=MineConfig(network=nn.Dense(3)))
+    config = replace(SMALL, mine=MineConfig(network=nn.Dense(3), cross_fit=False))
     assert "Dense" in json.loads(json.dumps(resolved(config, 300)))["mine"]["network"]
 
 
@@ -88,10 +143,18 @@ def test_resolved_with_a_flax_module_is_json():
     [
         ({"epochs": 3}, set()),
         ({"seed": 5}, {"seed", "probe_rows_sha256", "split_sha256"}),
-        ({"probe_size": 150}, {"probe_size", "probe_rows_sha256", "split_sha256"}),
-        ({"mine": replace(ROUND_CONFIG, folds=4)}, {"mine", "split_sha256"}),
+        (
+            {"probe_size": 150},
+            {"probe_size", "noise_level", "probe_rows_sha256", "split_sha256"},
+        ),
+        (
+            {name: replace(getattr(SMALL, name), folds=4) for name in NETWORKS},
+            {*NETWORKS, "noise_level", "split_sha256"},
+        ),
         ({"mine": replace(ROUND_CONFIG, patience=9)}, {"mine"}),
         ({"share_networks": False}, {"share_networks"}),
+        ({"noise_std": 0.5}, {"noise_std", "noise_level"}),
+        ({"noise_std": 0}, {"noise_std", "noise_level"}),
     ],
 )
 def test_resolved_changes_with_what_changes_the_numbers(change, changed):
@@ -102,5 +165,31 @@ def test_resolved_changes_with_what_changes_the_numbers(change, changed):
 def test_resolved_with_too_few_images_raises():
     with pytest.raises(ValueError, match="batch_size = 50 is more than the 49 training images"):
         resolved(SMALL, 49)
+    few = replace(SMALL, probe_size=20, noise_std=0, **dict.fromkeys(NETWORKS, ELEVEN_FOLDS))
     with pytest.raises(ValueError, match=r"20 probed images are too few.*increase probe_size"):
-        resolved(replace(SMALL, probe_size=20, mine=replace(ROUND_CONFIG, folds=11)), 300)
+        resolved(few, 300)
+
+
+def test_split_rows_are_those_of_the_estimates(monkeypatch):
+    """Noise and references rest on the rows that the networks are fitted to and tested on."""
+    config, used = replace(SMALL, seed=3), []
+
+    def fit_group(group, rows, *_):
+        used.append(rows)
+        return dict.fromkeys(group.names)
+
+    monkeypatch.setattr(estimation, "_fit_group", fit_group)
+    samples = Samples(np.zeros((200, 2), np.float32))
+    for plane, variable in (("observed", "x"), ("observed", "y"), ("deterministic", "x")):
+        estimate.lower_bounds(
+            {"pair": Pair(samples, samples)},
+            key=seed_keys(3)["mine"],
+            config=config.mine_config(plane, variable),
+            round_number=len(used),
+        )
+    expected = split_rows(config, 200)
+    assert [part.shape for part in expected] == [(1, 140), (1, 20), (1, 40)]
+    assert len(set(np.concatenate(expected, axis=1)[0].tolist())) == 200
+    for rows in used:
+        for part, wanted in zip(rows, expected, strict=True):
+            np.testing.assert_array_equal(part, wanted)

@@ -173,12 +173,12 @@ def test_captions_limits_and_notice_say_what_is_drawn():
 
 @pytest.mark.parametrize("plane", PLANES)
 def test_plane_without_rows_has_no_panel(plane):
-    for figure, panels in zip(draw(make_records(planes=(plane,))), (1, 3), strict=True):
+    drawn = draw(make_records(planes=(plane,)))
+    for figure, panels in zip(drawn, (1, 3), strict=True):
         assert (len(figure.axes), figure.get_figwidth()) == (panels, 3.4)
         assert ("T = L + σε" in words(figure)) == (plane == "observed")
         assert ("lower bound" in words(figure)) == (plane == "deterministic")
-    values = named(draw(make_records(planes=(plane,)))[0].axes[0], "conv2")[0].get_xydata()
-    np.testing.assert_allclose(values, path_of(plane, 1))
+    np.testing.assert_allclose(named(drawn[0].axes[0], "conv2")[0].get_xydata(), path_of(plane, 1))
 
 
 def test_noise_sweep_has_a_panel_for_each_level_in_order():
@@ -249,8 +249,7 @@ def test_missing_values_are_gaps(missing):
         row["stderr"] = row["ceiling_nats"] = row["own_nats"] = missing
         if row["layer"] == "conv2" or (row["epoch"], row["layer"]) == (4, "conv1"):
             row["mi_nats"] = missing
-    path = path_of(PLANES[0], 0)
-    paths = (path, np.stack([EPOCHS, path[:, 0]], 1))
+    paths = ((path := path_of(PLANES[0], 0)), np.stack([EPOCHS, path[:, 0]], 1))
     for figure, expected in zip(draw(records), paths, strict=True):
         assert "No finite value to draw (observed): conv2." in words(figure)
         found = named(figure.axes[0], "conv1")[0].get_xydata()

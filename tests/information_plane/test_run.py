@@ -1,5 +1,6 @@
-"""The run: training, probes, rounds, checkpoints."""
+"""The run: training, probes, rounds of both planes, checkpoints."""
 
+import contextlib
 import importlib
 import math
 from dataclasses import replace
@@ -12,20 +13,40 @@ import pytest
 
 from mine_jax import information_plane
 from mine_jax.classifier import ClassifierConfig
-from mine_jax.information_plane import PlaneConfig
+from mine_jax.information_plane import PlaneConfig, Round, observation
 from mine_jax.information_plane.records import RECORDS, TRAINING, RunFolder, RunFolderError
 from mine_jax.mine import MineConfig
 
 run_module = importlib.import_module("mine_jax.information_plane.run")  # `run` is the function
-MINE = MineConfig(hidden=8, max_steps=20, check_every=10, batch_size=64, cross_fit=False)
+# As many validation as test samples, one kind of network, few columns: few programs to compile.
+MINE = MineConfig(
+    network="separable",
+    hidden=8,
+    depth=1,
+    features=4,
+    canonical_pairs=0,
+    squares=False,
+    gaussian_start=False,
+    batch_size=64,
+    learning_rate=1e-2,
+    check_every=10,
+    max_steps=100,
+    validation_fraction=0.2,
+    cross_fit=False,
+)
 TINY = PlaneConfig(
-    epochs=1,
+    epochs=2,
     probe_every=1,
     layers=("hidden", "logits"),
     probe_size=300,
+    num_seeds=2,
     classifier=ClassifierConfig(batch_size=60, learning_rate=0.05),
     mine=MINE,
+    noisy_x_mine=replace(MINE, normalize=True),
+    noisy_y_mine=MINE,
 )
+OBSERVED = replace(TINY, deterministic=False)
+WITHOUT_NOISE = replace(TINY, noise_std=0)
 
 
 class Perceptron(nn.Module):
@@ -48,6 +69,16 @@ def data():
     return (rng.normal(size=(300, 5)) + 4 * labels[:, None]).astype(np.float32), labels
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_axes():
+    """The hidden layer is wide enough for a choice of axes, which the first probe makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(observation, "WIDTHS", (2, 4, 8))
+        for module in (observation, run_module):
+            patch.setattr(module, "Y_WIDTH", 2)
+        yield
+
+
 def run(data, config, **options):
     return information_plane.run(Perceptron(), data, data, config, **options)
 
@@ -56,34 +87,77 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-def test_run_any_model_finds_the_label_in_its_layers(data, compile_fast):
-    config = replace(TINY, layers=("hidden",), mine=replace(MINE, hidden=16, max_steps=300))
-    lines = []
-    result = run(data, config, report=lines.append)
-    y = [row["mi_nats"] for row in result.records if row["variable"] == "y"]
-    assert len(result.records) == 4
-    # ln 2 nats, from 60 test samples.
-    assert y[-1] == pytest.approx(math.log(2), abs=0.1)
-    assert [row["epoch"] for row in result.training] == [0, 1]
+def test_run_measures_both_planes_of_any_model(data, compile_fast, compilations):
+    lines, last = [], contextlib.ExitStack()
+
+    def report(line):
+        lines.append(line)
+        if len(lines) == TINY.epochs:
+            programs.append(last.enter_context(compilations()))
+
+    programs = []
+    result = run(data, TINY, report=report)
+    last.close()
+    # Widths are fixed by the first probe: later ones run the same programs.
+    assert programs == [[]]
+    rows = {
+        tuple(row[name] for name in ("epoch", "plane", "variable", "seed", "layer")): row
+        for row in result.records
+    }
+    assert len(rows) == len(result.records)
+    assert set(rows) == {
+        (epoch, plane, variable, seed, layer)
+        for epoch in (0, 1, 2)
+        for plane in ("observed", "deterministic")
+        for variable in ("x", "y")
+        for seed in (0, 1)
+        for layer in TINY.layers
+    }
+    for (epoch, plane, variable, seed, layer), row in rows.items():
+        assert row["warm_start"] is (epoch > 0)
+        assert (row["change_nats"] is None) == (epoch == 0)
+        if epoch > 0:
+            before = rows[epoch - 1, plane, variable, seed, layer]
+            change = row["mi_nats"] - before["mi_nats"]
+            assert row["change_nats"] == pytest.approx(change, abs=1e-6)
+            assert row["num_axes"] == before["num_axes"]
+        assert row["mi_nats"] < row["ceiling_nats"] == pytest.approx(math.log(60))
+        if plane == "observed":
+            assert row["noise_level"] == TINY.noise_level(60)
+            assert row["high_difference_nats"] < 4 * row["high_difference_stderr"] + 0.01
+    # Two classes that hardly overlap: the networks find nearly all of the label.
+    for seed in (0, 1):
+        assert rows[2, "deterministic", "y", seed, "hidden"]["mi_nats"] > 0.9 * math.log(2)
+        row = rows[2, "observed", "y", seed, "hidden"]
+        assert row["mi_nats"] > 0.8 * row["reference_low_nats"] > 0.2
+    assert [(row["epoch"], row["seed"]) for row in result.training] == [
+        (epoch, seed) for epoch in (0, 1, 2) for seed in (0, 1)
+    ]
     assert result.training[0]["train_loss"] is None
     assert "epoch   1" in lines[1]
-    assert f"I(Y;L) hidden {y[-1]:.2f}" in lines[1]
+    for plane, symbol in (("observed", "I(Y;T)"), ("deterministic", "I(Y;L)")):
+        mean = np.mean([rows[1, plane, "y", seed, "hidden"]["mi_nats"] for seed in (0, 1)])
+        assert f"{symbol} hidden {mean:.2f}" in lines[1]
     assert min(result.seconds[part] for part in ("training", "probing", "fitting")) > 0
 
 
-def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, compile_fast):
-    config = replace(TINY, epochs=2, layers=("hidden",), num_seeds=2, noise_std=0.5)
+class Crashing(RunFolder):
+    """The worst moment: the rows of epoch 1 are written, its checkpoint is not."""
 
-    class Crashing(RunFolder):
-        """The worst moment: the rows of epoch 1 are written, its checkpoint is not."""
+    def save(self, epoch, state):
+        """Save all other epochs."""
+        if epoch == 1:
+            raise KeyboardInterrupt
+        super().save(epoch, state)
 
-        def save(self, epoch, state):
-            if epoch == 1:
-                raise KeyboardInterrupt
-            super().save(epoch, state)
 
+@pytest.mark.parametrize(
+    "config", [TINY, OBSERVED, WITHOUT_NOISE], ids=["both", "observed", "deterministic"]
+)
+def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, compile_fast, config):
     whole = run(data, config)
-    assert [row["warm_start"] for row in whole.records] == [False] * 4 + [True] * 8
+    assert len(whole.records) == 3 * 8 * len(config.planes)
+    assert tuple(dict.fromkeys(row["plane"] for row in whole.records)) == config.planes
     folder = Crashing(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run(data, config, folder=folder)
@@ -95,7 +169,8 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, comp
     resumed = run(data, config, folder=folder, report=lines.append)
     assert lines[0] == "resumed after epoch 0"
     for rows in (resumed.records, folder.read(RECORDS)):
-        assert without_times(rows) == without_times(whole.records)
+        for row, expected in zip(without_times(rows), without_times(whole.records), strict=True):
+            assert row == expected
     for rows in (resumed.training, folder.read(TRAINING)):
         assert without_times(rows) == without_times(whole.training)
 
@@ -116,7 +191,8 @@ def rounds(monkeypatch):
 
     def measure(variables, layers, **arguments):
         calls.append(arguments | {"variables": variables, "layers": layers})
-        return [], {"network": f"states of epoch {arguments['epoch']}"}
+        epoch = arguments["epoch"]
+        return Round([], {"network": f"states of {epoch}"}, {"value": f"values of {epoch}"})
 
     monkeypatch.setattr(run_module, "measure", measure)
     monkeypatch.setattr(run_module, "summary", lambda *_: "")
@@ -125,34 +201,44 @@ def rounds(monkeypatch):
 
 @pytest.mark.parametrize("warm_start", [True, False])
 def test_run_warm_start_hands_on_the_states_of_the_last_round(data, rounds, warm_start):
-    run(data, replace(TINY, epochs=2, warm_start=warm_start))
-    states = [{"network": f"states of epoch {epoch}"} for epoch in (0, 1)]
+    run(data, replace(TINY, warm_start=warm_start))
+    states = [{"network": f"states of {epoch}"} for epoch in (0, 1)]
     assert [each["init"] for each in rounds] == [None, *(states if warm_start else (None, None))]
+    values = [{"value": f"values of {epoch}"} for epoch in (0, 1)]
+    assert [each["before"] for each in rounds] == [None, *values]
     keys = {tuple(jax.random.key_data(each["key"]).tolist()) for each in rounds}
     assert len(keys) == 1  # one split for all rounds
 
 
 def test_run_several_seeds_are_classifiers_of_their_own(data, rounds):
-    both = run(data, replace(TINY, seed=3, num_seeds=2)).training
-    alone = run(data, replace(TINY, seed=4)).training
+    both = run(data, replace(TINY, epochs=1, seed=3)).training
+    alone = run(data, replace(TINY, epochs=1, seed=4, num_seeds=1)).training
     assert [(row["epoch"], row["seed"]) for row in both] == [(0, 3), (0, 4), (1, 3), (1, 4)]
     # Each is that of a run with its seed, whatever it is trained beside.
     for row, other in zip((row for row in both if row["seed"] == 4), alone, strict=True):
         assert row["test_accuracy"] == other["test_accuracy"]
         assert row["train_loss"] == other["train_loss"]
     # Each one's layers, at each epoch.
-    layers = [each["layers"][seed]["hidden"] for each in rounds[:2] for seed in (3, 4)]
-    assert len({float(jnp.sum(jnp.abs(layer))) for layer in layers}) == 4
+    layers = [each["layers"][seed] for each in rounds[:2] for seed in (3, 4)]
+    for seen in (
+        [each.deterministic["hidden"] for each in layers],
+        [each.observed["hidden"].for_x.layer for each in layers],
+    ):
+        assert len({float(jnp.sum(jnp.abs(layer))) for layer in seen}) == 4
 
 
 def test_run_noise_differs_by_layer_and_epoch_and_is_repeatable(data, rounds):
     """The same classifier at two epochs, and the same layer under two names."""
     frozen = ClassifierConfig(batch_size=60, learning_rate=1e-12)
-    config = replace(TINY, layers=("logits", "again"), noise_std=0.5, classifier=frozen)
+    config = replace(OBSERVED, epochs=1, num_seeds=1, layers=("logits", "again"), classifier=frozen)
     for _ in range(2):
         run(data, config)
     assert [set(each["variables"]) for each in rounds] == [{"y"}] * 4
-    draws = [np.asarray(layer.observed) for each in rounds for layer in each["layers"][0].values()]
+    draws = [
+        np.asarray(layer.for_x.observed.measured)
+        for each in rounds
+        for layer in each["layers"][0].observed.values()
+    ]
     for i, j in ((0, 1), (0, 2), (1, 3)):
         assert np.abs(draws[i] - draws[j]).max() > 0.1
     for first, again in zip(draws[:4], draws[4:], strict=True):
@@ -163,12 +249,16 @@ def test_summary_has_means_over_seeds_and_references():
     training = [{"epoch": 4, "test_accuracy": accuracy} for accuracy in (0.5, 0.7)]
     rows = [
         {
-            **{"variable": "x", "layer": "conv1", "mi_nats": nats, "reference_nats": 3.0},
-            **{"noise_std": 0.5, "steps": steps, "seconds": 12.0},
+            **{"plane": "observed", "variable": "x", "layer": "conv1", "mi_nats": nats},
+            **{"reference_low_nats": low, "reference_high_nats": 3.0},
+            **{"steps": steps, "seconds": 12.0},
         }
-        for nats, steps in ((1.0, 50), (2.0, 100))
+        for nats, low, steps in ((1.0, 1.5, 50), (2.0, 2.5, 100))
     ]
-    text = "epoch   4: test accuracy 60.00% | I(X;T) conv1 1.50 of 3.00 | 100 steps, 12 s"
-    assert run_module.summary(training, rows) == text
-    without_value = [rows[0] | {"mi_nats": None, "reference_nats": None, "noise_std": 0.0}]
-    assert "I(X;L) conv1 nan |" in run_module.summary(training, without_value)
+    nothing = dict.fromkeys(("mi_nats", "reference_low_nats", "reference_high_nats"))
+    rows.append(rows[0] | nothing | {"plane": "deterministic"})
+    assert run_module.summary(training, rows).splitlines() == [
+        "epoch   4: test accuracy 60.00%; at most 100 steps, 12 s",
+        "  observed: I(X;T) conv1 1.50 in 2.00 to 3.00 | I(Y;T) ",
+        "  deterministic: I(X;L) conv1 nan | I(Y;L) ",
+    ]

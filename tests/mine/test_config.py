@@ -21,6 +21,7 @@ BAD_VALUES = {
     "folds": (1,),
     "learning_rate": (0.0, math.nan, math.inf, "1e-3"),
     "squares": ("no",),
+    "normalize": (1,),
     "weight_decay": (-0.1,),
     "min_improvement": (math.nan,),
     "partition_weight": (0.0, 1.5),
@@ -46,6 +47,13 @@ def test_config_bad_value_is_named(name, value):
 def test_config_several_bad_values_are_named_together():
     with pytest.raises(ValueError, match=r"hidden must .*got 0; .*bound must .*got 'x'"):
         MineConfig(hidden=0, bound="x")
+
+
+def test_config_normalized_scores_do_not_go_with_a_bound_where_their_scale_has_a_meaning():
+    with pytest.raises(ValueError, match=r'normalize must be False with bound="nwj", got True'):
+        MineConfig(normalize=True, bound="nwj")
+    assert all(MineConfig(normalize=True, bound=bound) for bound in BOUNDS if bound != "nwj")
+    assert not MineConfig().normalize
 
 
 def test_config_limits_and_choices_are_accepted():

@@ -58,6 +58,36 @@ def test_evaluate_labels_sums_over_classes():
     np.testing.assert_allclose(result.influence, each, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["separable", "concatenated"])
+def test_evaluate_rows_normalized_equals_definition(kind, monkeypatch):
+    monkeypatch.setitem(evaluation.BLOCK_ROWS, kind == "separable", 8)  # the last block is not full
+    config = replace(CONFIG, network=kind)
+    x, z = equal_widths(37)
+    state = randomize(mine.init(KEY, x, z, config))
+    data = training.check_data(x, z)
+    rows, train = (jnp.stack([part, part[::-1]]) for part in np.split(np.arange(37), [22]))
+    forms = evaluation.evaluate_rows(state, data, rows, config, train)
+    for i, name in enumerate(("narrow", "wide")):
+        matrix = all_scores(
+            network(state.average, i), network(state.gaussian, i), x, z[name], config
+        )
+        partition = np.log(np.exp(matrix[:, train[i]]).sum(axis=1, keepdims=True))
+        matrix = (matrix - np.logaddexp(matrix, partition))[np.ix_(rows[i], rows[i])]
+        assert matrix.max() < 0
+        for form, values in zip(evaluation.FORMS, forms, strict=True):
+            assert_held_out(network(values, i), matrix, form, rtol=1e-3)
+    # What depends on x alone cancels; in the scores as they are it does not.
+    part = state.gaussian
+    shifted = state._replace(gaussian=part._replace(x_square=part.x_square + 0.2))
+    again = evaluation.evaluate_rows(shifted, data, rows, config, train)
+    for values, expected in zip(again, forms, strict=True):
+        np.testing.assert_allclose(values.nats, expected.nats, atol=1e-4)
+    plain, other = (
+        evaluation.evaluate_rows(each, data, rows, config)[0].nats for each in (state, shifted)
+    )
+    assert np.abs(np.asarray(plain) - np.asarray(other)).max() > 0.1
+
+
 def test_evaluate_unknown_form_raises():
     with pytest.raises(ValueError, match=r"form must be one of .*got 'club'"):
         mine.evaluate(KEY, None, *samples(), CONFIG, "club")
@@ -104,3 +134,26 @@ def test_validation_nats_is_larger_trusted_form(monkeypatch, form, values, expec
     value = evaluation.validation_nats(None, None, data, None, 100, config)
     np.testing.assert_allclose(value, [expected])
     assert evaluation.uses_infonce(*forms, 100, config) == [infonce]
+    # Normalized scores are compared in the form that normalizes them over the validation samples.
+    normalized = replace(config, normalize=True)
+    value = evaluation.validation_nats(None, None, data, None, 100, normalized)
+    np.testing.assert_array_equal(value, forms[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_pairs", "of_labels"),
+    [
+        ({}, max(np.log(50), np.log(400) - 1), np.inf),
+        ({"form": "infonce"}, np.log(50), np.inf),
+        ({"normalize": True}, np.log(50), np.inf),
+        ({"form": "donsker_varadhan"}, np.inf, np.inf),
+        ({"bound": "nwj"}, np.inf, np.inf),
+        ({"label_marginal": "shuffled", "form": "infonce"}, np.log(50), np.log(50)),
+    ],
+)
+def test_largest_validation_nats_is_that_of_the_form(changes, of_pairs, of_labels):
+    x = samples()[0]
+    for z, largest in ((x, of_pairs), (labels(), of_labels)):
+        data = training.check_data(x, z)
+        got = evaluation.largest_validation_nats(data, 50, 400, replace(CONFIG, **changes))
+        assert got == pytest.approx(largest)

@@ -227,8 +227,9 @@ def scripted(monkeypatch):
         monkeypatch.setattr(chunks, "train_chunk", train_chunk)
         monkeypatch.setattr(fitting, "validation_nats", validation_nats)
         start = MineState({}, {}, (), None, np.zeros(2), np.zeros(2, int))
+        data = training.check_data(*equal_widths(240))
         rows, fold = (TRAIN[None], VALIDATION[None]), np.zeros(2, int)
-        state, info = fitting.fit_stack(KEY[None], start, None, *rows, fold, 40, config)
+        state, info = fitting.fit_stack(KEY[None], start, data, *rows, fold, 40, config)
         return state.steps, info, np.array(rates)
 
     return run
@@ -267,6 +268,32 @@ def test_fit_ends_with_its_last_network(scripted):
     np.testing.assert_array_equal(steps, [0, 20])
     np.testing.assert_array_equal(rates[4:, 0], 0)
     np.testing.assert_allclose(info.validation_nats[4:, 0], 0.1)
+
+
+LARGEST = np.log(len(VALIDATION))
+
+
+def test_fit_ends_where_no_gain_could_count(scripted):
+    # The first one is within `min_improvement` of the largest value, the second one is not.
+    values = [(0, 0), (LARGEST - 0.009, LARGEST - 0.1), (9, LARGEST - 0.02), (9, LARGEST - 0.011)]
+    steps, info, _ = scripted(*values, max_steps=30)
+    np.testing.assert_array_equal(info.steps, [10, 30])
+    np.testing.assert_array_equal(steps, [10, 30])
+    np.testing.assert_array_equal(info.converged, [True, False])
+
+
+def test_fit_of_equal_sides_ends_at_its_first_check():
+    x = samples()[0].copy()
+    x[:, 0] = np.random.default_rng(0).permutation(240) / 100  # no two samples alike
+    state = mine.init(KEY, x, x, CONFIG)
+    eye = np.eye(3, dtype=np.float32)[None, :, :1]
+    strong = state.gaussian._replace(
+        x_projections=eye, z_projections=eye, cross=np.full((1, 1), 1e8)
+    )
+    _, info = fit(state._replace(gaussian=strong), x, x, CONFIG)
+    np.testing.assert_allclose(info.validation_nats, LARGEST, atol=1e-4)
+    assert (info.steps, info.converged) == (10, True)
+    np.testing.assert_array_equal(info.steps_at, [0, 10])
 
 
 def test_fit_published_reports_last_state_even_if_an_earlier_one_was_better(scripted):
