@@ -92,8 +92,8 @@ def test_canonical_form_gaussian_pair_is_log_density_ratio(
 @pytest.mark.parametrize("shape", ["canonical", "paired"])
 def test_forms_with_measurement_noise_start_close_to_the_truth(shape):
     """With z = l and x = l + σε: the start alone, normalized over the training samples."""
-    dims, noise_std, n = 40, 1.0, 1600
-    rows = np.split(np.arange(n, dtype=np.int32)[None], [800, 1000], axis=1)
+    dims, noise_std, n = 40, 1.0, 2400
+    rows = np.split(np.arange(n, dtype=np.int32)[None], [1600, 1800], axis=1)
     spread, pairs = np.geomspace(1.0, 0.1, dims), []
     for seed in range(3):
         layer, noise = np.random.default_rng(seed).normal(size=(2, n, dims))
@@ -112,10 +112,10 @@ def test_forms_with_measurement_noise_start_close_to_the_truth(shape):
     train, _, test = (jnp.asarray(part)[fold] for part in rows)
     _, value = evaluate_rows(fresh._replace(gaussian=part), data, test, config, train)
     truth = np.log1p((spread / noise_std) ** 2).sum() / 2
-    print(shape, truth, value.nats, value.stderr)
     assert truth < np.log(600) - 0.2
     assert np.all(value.nats < truth + 3 * value.stderr)
-    assert np.all(value.nats > truth - 0.5)
+    # With the errors of noisy cross-covariances canonical pairs would lose 0.7 nats.
+    assert value.nats.mean() > truth - {"canonical": 0.5, "paired": 0.3}[shape]
 
 
 def test_canonical_form_padding_changes_nothing(correlated, canonical_parts):

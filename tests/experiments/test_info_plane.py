@@ -23,12 +23,18 @@ FILES = {
 RECORD = {
     **{"seed": int, "epoch": int, "layer": str, "variable": str, "network": str, "steps": int},
     **{"mi_nats": float, "stderr": float, "train_nats": float, "ceiling_nats": float},
-    **{"own_nats": float, "noise_std": float, "seconds": float, "warnings": list},
-    **{"converged": bool, "warm_start": bool},
+    **{"own_nats": float, "noise_std": float, "noise_level": float, "seconds": float},
+    **{"warnings": list, "converged": bool, "warm_start": bool, "plane": str},
+}
+OBSERVED = {
+    *("reference_nats", "reference_stderr", "reference_low_nats", "reference_low_stderr"),
+    *("reference_high_nats", "reference_high_stderr", "low_difference_nats"),
+    *("low_difference_stderr", "high_difference_nats", "high_difference_stderr"),
+    *("num_images", "num_axes", "lost_nats"),
 }
 NULLABLE = {
-    *("reference_nats", "reference_stderr", "drop_nats", "drop_stderr"),
-    *("own_drop_nats", "own_drop_stderr"),
+    *("drop_nats", "drop_stderr", "own_drop_nats", "own_drop_stderr", "gaussian_bound_nats"),
+    *("change_nats", "change_stderr"),
 }
 TINY = (
     *("--dataset=mnist_5k", "--layers=relu3,softmax", "--probe_every=1", "--probe_size=400"),
@@ -78,13 +84,17 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
     assert {path.name for path in folder.iterdir()} == FILES
     description = json.loads((folder / "config.json").read_text())
     settings, mine_settings = description["settings"], description["mine"]
+    noisy_settings = description["noisy_x_mine"]
     assert description["dataset"] == settings["dataset_used"] == "mnist_5k"
     assert settings["hidden"] == mine_settings["hidden"] == 16
     # What no flag sets is the library's.
-    assert settings["patience"] == config.ROUND_CONFIG.patience
-    assert settings["bound"] == mine_settings["bound"] == config.ROUND_CONFIG.bound
+    assert settings["patience"] is None
+    assert mine_settings["patience"] == config.ROUND_CONFIG.patience
+    assert (noisy_settings["patience"], noisy_settings["hidden"]) == (1, 16)
     assert description["resolved"]["split_sha256"]
-    assert (description["noise_std"], description["probe_size"]) == (0.0, 400)
+    assert (description["noise_std"], description["probe_size"]) == ("auto", 400)
+    level = 1 / math.sqrt(2 * (math.log(80) - 1))
+    assert description["noise_level"] == pytest.approx(level)
     assert {"jax", "flax", "python"} <= set(description["versions"])
     printed = capsys.readouterr().out
     assert "nothing to resume" not in printed
@@ -107,10 +117,24 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
     assert [row["epoch"] for row in training] == [0, 1]
     assert set(training[0]) == {"epoch", "train_loss", "test_accuracy", "seconds"}
     records = rows_of(folder)
-    places = [(row["epoch"], row["variable"], row["layer"]) for row in records]
-    assert places == [(e, v, n) for e in (0, 1) for v in "xy" for n in ("relu3", "softmax")]
+    places = [(row["epoch"], row["plane"], row["variable"], row["layer"]) for row in records]
+    assert places == [
+        (epoch, plane, variable, layer)
+        for epoch in (0, 1)
+        for plane in ("observed", "deterministic")
+        for variable in "xy"
+        for layer in ("relu3", "softmax")
+    ]
     for row in records:
-        assert set(row) == set(RECORD) | NULLABLE
+        assert set(row) == set(RECORD) | OBSERVED | NULLABLE
+        observed = row["plane"] == "observed"
+        assert all((row[name] is not None) == observed for name in OBSERVED)
+        assert row["noise_level"] == (pytest.approx(level) if observed else 0)
+        assert (row["change_nats"] is None) == (row["epoch"] == 0)
+        if observed:
+            assert row["network"] == row["layer"]
+            assert row["reference_low_nats"] <= row["reference_high_nats"]
+            assert row["high_difference_nats"] < 0.05 + 3 * row["high_difference_stderr"]
         for name, kind in RECORD.items():
             assert isinstance(row[name], kind), name
         assert row["ceiling_nats"] == pytest.approx(math.log(80))
@@ -119,19 +143,20 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
         assert row["network"] in ("softmax", row["layer"])
         if row["network"] == row["layer"]:
             assert row["mi_nats"] == row["own_nats"]
-    labels = [row for row in records if row["variable"] == "y" and row["epoch"] == 1]
+    labels = [row for row in records if row["variable"] == "y" and row["epoch"] == 1][-2:]
     assert 0.5 < labels[0]["mi_nats"] <= description["class_entropy_nats"] + 2 * labels[0]["stderr"]
 
 
-def test_experiment_with_noise_has_references_and_bounds_below_them(job, capsys, compile_fast):
-    records = rows_of(job("--noise_std=0.1", "--noise=absolute", "--layers=relu3"))
+def test_experiment_observed_alone_with_values_of_the_literature(job, capsys, compile_fast):
+    flags = ("--noise_std=0.1", "--noise=absolute", "--layers=relu3", "--nodeterministic")
+    records = rows_of(job(*flags, "--also=bins,kde"))
     assert [(row["variable"], row["layer"]) for row in records] == [("x", "relu3"), ("y", "relu3")]
     for row in records:
-        assert row["noise_std"] == 0.1
-        margin = 0.05 + 3 * math.hypot(row["stderr"], row["reference_stderr"])
-        assert row["mi_nats"] < row["reference_nats"] + margin
-        assert 0 < row["reference_nats"] < (math.log(400) if row["variable"] == "x" else 2.31)
-    assert "I(X;T) relu3" in capsys.readouterr().out
+        assert (row["noise_std"], row["noise_level"], row["num_images"]) == (0.1, None, 400)
+        most = math.log(80) if row["variable"] == "x" else 2.31
+        assert 0 < row["bins_nats"] <= most + 1e-6
+        assert 0 < row["kde_nats"] <= most + 1e-6
+    assert "observed: I(X;T) relu3" in capsys.readouterr().out
 
 
 def test_experiment_poster_preset_reports_own_networks_and_publishes(
@@ -153,14 +178,21 @@ def test_experiment_poster_preset_reports_own_networks_and_publishes(
 def test_plane_config_follows_the_preset_and_the_flags(script, parsed):
     parsed("--preset=poster")
     poster, changes = script.plane_config(), {"hidden": 16, "batch_size": 64, "max_steps": 50}
-    assert poster.mine_config == replace(config.POSTER_CONFIG, **changes)
+    published = replace(config.POSTER_CONFIG, **changes)
+    assert (poster.noise_std, poster.planes) == (0, ("deterministic",))
+    assert poster.mine == poster.noisy_x_mine == poster.noisy_y_mine == published
+    parsed("--noise_std=auto")
+    assert script.plane_config() == replace(poster, noise_std="auto")
     parsed("--preset=default", "--bound=mine", "--patience=7", "--noise_std=0.5")
-    parsed("--nowarm_start", "--seed=5")
+    parsed("--nowarm_start", "--seed=5", "--nodeterministic")
     plane = script.plane_config()
     changes |= {"bound": "mine", "patience": 7}
-    assert plane.mine_config == replace(config.NOISY_ROUND_CONFIG, **changes)
+    assert plane.mine == replace(config.ROUND_CONFIG, **changes)
+    assert plane.noisy_x_mine == replace(config.NOISY_X_CONFIG, **changes)
+    assert plane.noisy_y_mine == replace(config.NOISY_Y_CONFIG, **changes)
     assert (plane.warm_start, plane.seed, plane.layers) == (False, 5, ("relu3", "softmax"))
     assert (poster.share_networks, plane.share_networks) == (False, True)
+    assert (plane.noise_std, plane.planes) == (0.5, ("observed",))
 
 
 def test_plane_config_names_every_wrong_flag(script, parsed):
@@ -172,6 +204,17 @@ def test_plane_config_names_every_wrong_flag(script, parsed):
         script.plane_config()
     for part in ("foo", "conv1", "-1.0", "hidden", "epochs", "got 0", "noise_std", "-0.5"):
         assert part in str(error.value)
+    for arguments, part in (
+        (("--noise=relative", "--noise_std=1"), 'called "unit"'),
+        (("--noise=unit", "--noise_std=auto"), "give a number"),
+        (("--noise=layer", "--noise_std=much"), "'much'"),
+        (("--noise_std=0", "--nodeterministic"), "no plane"),
+        (("--deterministic", "--noise_std=auto", "--also=knn"), "knn"),
+    ):
+        parsed("--layers=relu3", "--learning_rate=1", "--hidden=8", "--epochs=0", *arguments)
+        with pytest.raises(ValueError, match=part):
+            script.plane_config()
+    parsed("--also=")
     parsed("--layers=softmax,conv1")
     with pytest.raises(ValueError, match="order of depth"):
         script.plane_config()

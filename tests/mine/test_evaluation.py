@@ -85,7 +85,7 @@ def test_evaluate_rows_normalized_equals_definition(kind, monkeypatch):
     plain, other = (
         evaluation.evaluate_rows(each, data, rows, config)[0].nats for each in (state, shifted)
     )
-    assert np.abs(np.asarray(plain) - np.asarray(other)).max() > 0.1
+    assert np.abs(np.asarray(plain) - np.asarray(other)).max() > 0.05
 
 
 def test_evaluate_unknown_form_raises():
