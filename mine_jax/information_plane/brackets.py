@@ -37,7 +37,7 @@ class Bracket(NamedTuple):
     """Two-sided references of I(X;T) and I(Y;T), see `bracket`; None for a side without a value."""
 
     x_low: Side
-    x_high: Side | None
+    x_high: Side
     y_low: Side | None
     y_high: Side | None
 
@@ -83,8 +83,7 @@ def bracket(
       rows: the reporting images, (r,).
 
     Returns:
-      The sides. A side of Y is None without labels; y_low also where a class has one image. A high
-      side of X that is not finite, as all other images are too far away, is None.
+      The sides. Those of Y are None without labels, y_low also where a class has one image.
 
     Raises:
       ValueError: if a value is not finite, or the layer is so large beside its noise that distances
@@ -122,12 +121,12 @@ def bracket(
     # The own image's weight is the unit of all others.
     own_and_others = np.logaddexp(0, others)
     x_low = side(math.log(n) - own_and_others)
-    x_high = side(math.log(n - 1) - others) if np.isfinite(others).all() else None
+    x_high = side(math.log(n - 1) - others)
     if labels is None:
         return Bracket(x_low, x_high, None, None)
     y_high = side(entropy + np.logaddexp(0, of_class) - own_and_others)
-    known = np.isfinite(others).all() and np.isfinite(of_class).all() and not alone
-    return Bracket(x_low, x_high, side(entropy + of_class - others) if known else None, y_high)
+    y_low = None if alone else side(entropy + of_class - others)
+    return Bracket(x_low, x_high, y_low, y_high)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ measurement noise each layer is observed separately: a later T is no function of
 each layer keeps the value of its own network.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -145,7 +146,10 @@ def measure(
                 round_number=epoch,
                 on_progress=bar,
             )
-        estimates |= {place: found[place.name] for place in places}
+        for place in places:
+            estimates[place] = found[place.name]
+            if plane == "observed" and layers[place.seed].observed[place.layer].noise_std == 0:
+                estimates[place] = _without_variance(estimates[place])
     seconds = time.perf_counter() - started
     result = Round([], {place.name: estimates[place].state for place in pairs}, {})
     for (plane, variable, seed), own in _chains(estimates).items():
@@ -160,10 +164,6 @@ def measure(
             row |= {"plane": plane} | _value_columns(layer, networks[layer], own)
             if observed is not None and variable == "x":
                 row["warnings"] += lost_warning(observed.for_x)
-            if observed is not None and observed.noise_std == 0:
-                value = Value(0.0, np.zeros_like(value.influence))
-                row |= {"mi_nats": 0.0, "stderr": 0.0, "own_nats": 0.0, "train_nats": 0.0}
-                row |= {"converged": True, "warnings": [NO_VARIANCE]}
             row |= _noise_columns(observed, variable, value, config)
             row |= {"warm_start": init is not None, "seconds": seconds}
             row |= _drop_columns(previous, layer, networks, own)
@@ -174,6 +174,19 @@ def measure(
             result.values[place.name] = value
             previous = layer
     return result
+
+
+def _without_variance(found: Estimate) -> Estimate:
+    """Return the estimate of a layer without variance, whose value is known to be 0."""
+    return dataclasses.replace(
+        found,
+        nats=0.0,
+        stderr=0.0,
+        train_nats=0.0,
+        converged=True,
+        warnings=(NO_VARIANCE,),
+        influence=np.zeros_like(found.influence),
+    )
 
 
 def _chains(

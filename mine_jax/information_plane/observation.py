@@ -117,11 +117,12 @@ def alignment_target(images: Array, config: PlaneConfig) -> np.ndarray | None:
       (n, components), the largest variance first; None if no layer needs them.
     """
     columns = math.prod(images.shape[1:])
+    counts = []
+    if config.deterministic and config.mine.preparation != "standardized":
+        counts.append(preparation.NUM_COMPONENTS)
     if "observed" in config.planes:
-        count = max([width for width in WIDTHS if width <= min(columns, len(images))], default=0)
-    else:
-        standardized = config.mine.preparation == "standardized"
-        count = 0 if standardized else preparation.NUM_COMPONENTS
+        counts += WIDTHS
+    count = max([count for count in counts if count <= min(columns, len(images))], default=0)
     return preparation.principal_components(images, count, "images") if count else None
 
 
@@ -218,22 +219,22 @@ def _observe(
     if not np.isfinite(layer).all():
         row = int(np.argwhere(~np.isfinite(layer))[0, 0])
         raise ValueError(f"{name} has a value that is not finite in row {row}")
-    layer -= layer.mean(axis=0, dtype=np.float64).astype(np.float32)
     test = rows.test[0]
-    noise_std = _noise_std(layer, rows.train[0], config, len(test))
+    known = None if labels is None else np.asarray(labels)[test]
+    compared = {}
+    if known is not None and "bins" in config.also:  # of the activations as they are
+        compared["bins"] = comparisons.bins(layer[test], known)
+    smallest = MIN_RELATIVE_VARIANCE * float(np.vdot(layer, layer)) / len(layer)
+    layer -= layer.mean(axis=0, dtype=np.float64).astype(np.float32)
+    noise_std = _noise_std(layer, rows.train[0], config, len(test), smallest)
     constant = noise_std == 0
     sigma = noise_std or 1.0  # of a constant layer, which tells nothing whatever the noise
     test_key, other_key = jax.random.split(key)
     test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
-    known = None if labels is None else np.asarray(labels)
-    references = brackets.bracket(layer, test_noise, sigma, known, test)
-    compared = {}
-    if known is not None:
-        functions: dict[str, Any] = {
-            "bins": lambda: comparisons.bins(layer[test], known[test]),
-            "kde": lambda: comparisons.pairwise_distances(layer[test], known[test], sigma),
-        }
-        compared = {which: functions[which]() for which in config.also}
+    every = None if labels is None else np.asarray(labels)
+    references = brackets.bracket(layer, test_noise, sigma, every, test)
+    if known is not None and "kde" in config.also:
+        compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
     if config.noisy_x_mine.preparation == "standardized":
         noise = sigma * np.array(jax.random.normal(other_key, layer.shape))
         noise[test] = test_noise
@@ -269,7 +270,10 @@ def _observe(
         count = min(count, kept.shape[1])
         values, turned = kept[:, :count], None if axes is None else axes[:, :count]
         if turned is not None and align_to is not None:
-            rotation = preparation.procrustes_rotation(values, np.asarray(align_to)[:, :count])
+            most = min(count, np.shape(align_to)[1])
+            target = np.asarray(align_to)[:, :most]
+            rotation = np.eye(count, dtype=np.float32)
+            rotation[:most, :most] = preparation.procrustes_rotation(values[:, :most], target)
             values, turned = values @ rotation, turned @ rotation
         noise = sigma * np.array(jax.random.normal(other_key, values.shape))
         noise[test] = test_noise if turned is None else test_noise @ turned
@@ -324,15 +328,23 @@ def _standardize(columns: np.ndarray, train_rows: np.ndarray) -> jax.Array:
 
 
 def _noise_std(
-    layer: np.ndarray, train_rows: np.ndarray, config: PlaneConfig, num_test: int
+    layer: np.ndarray,
+    train_rows: np.ndarray,
+    config: PlaneConfig,
+    num_test: int,
+    smallest: float,
 ) -> float:
-    """Return σ for a layer, (n, units); 0 for one of no variance on the training rows."""
+    """Return σ for a centered layer, (n, units).
+
+    It is 0 where the trace of the covariance of the training rows is at most `smallest`, which is
+    rounding beside the activations.
+    """
     rows = np.zeros(len(layer))
     rows[train_rows] = 1 / len(train_rows)
     squares = np.einsum("nd,nd->n", layer, layer, dtype=np.float64)
     mean = rows.astype(np.float32) @ layer
     trace = float(rows @ squares) - float(mean.astype(np.float64) @ mean)
-    if trace <= MIN_RELATIVE_VARIANCE * float(rows @ squares):
+    if trace <= smallest:
         return 0.0
     level = config.noise_level(num_test)
     scale = {"layer": math.sqrt(trace), "unit": math.sqrt(trace / layer.shape[1]), "absolute": 1.0}

@@ -185,7 +185,7 @@ def run(
                 checkpoint = {
                     "classifier": states,
                     "networks": list(networks.values()),
-                    "influences": [np.asarray(value.influence) for value in before.values()],
+                    "influences": [np.asarray(before[name].influence) for name in networks],
                 }
                 folder.save(epoch, checkpoint)
         report(summary(epoch_rows, measured.rows))
@@ -236,7 +236,7 @@ def _widths(rows: Sequence[Row]) -> dict[str, int]:
 def _values(rows: Sequence[Row], influences: Mapping[str, np.ndarray]) -> dict[str, Value]:
     """Return the last probe's values; nan where a row has none."""
     values = {}
-    for row in rows[-len(influences) :]:
+    for row in rows[-len(influences) :]:  # of all planes, variables, layers and seeds
         name = Place(row["plane"], row["variable"], row["layer"], row["seed"]).name
         nats = math.nan if row["mi_nats"] is None else row["mi_nats"]
         values[name] = Value(nats, influences[name])

@@ -1,5 +1,7 @@
 """Tests of the closed-form starts against analytic density ratios, and of the choice of a start."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -303,6 +305,21 @@ def test_choose_start_cold_is_gaussian_part_or_zero(choice):
     for number in INDEPENDENT:
         assert not np.any(state.gaussian.cross[number])
     jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
+
+
+@pytest.mark.parametrize(("leading_pairs", "candidates"), [(12, 8), (1, 6), (0, 4)])
+def test_leading_pairs_compete_as_far_as_asked_for(choice, monkeypatch, leading_pairs, candidates):
+    fresh, (data, train, validation, fold, *_), *_ = choice
+    monkeypatch.setattr(gaussian_start, "canonical_form", lambda *_: None)
+    monkeypatch.setattr(gaussian_start, "paired_form", lambda *_: None)
+    monkeypatch.setattr(gaussian_start, "temper_correlations", lambda _, *how: how)
+    config = dataclasses.replace(CONFIG, leading_pairs=leading_pairs)
+    temperatures = gaussian_start.TEMPERATURES
+    rest = train, validation, fold, fresh, False, temperatures, config
+    forms = list(gaussian_start._closed_forms(data, *rest))
+    # Four temperatures of all three pairs, then two of the first pair and of the first two.
+    assert [len(parts) for parts in forms] == [candidates] * 3 + [4]
+    assert forms[0][:4] == [(t, gaussian_start.ALL_PAIRS) for t in temperatures]
 
 
 def test_choose_start_gaussian_pair_reaches_closed_form_in_spite_of_far_sample(choice):

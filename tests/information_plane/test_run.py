@@ -42,7 +42,7 @@ TINY = PlaneConfig(
     num_seeds=2,
     classifier=ClassifierConfig(batch_size=60, learning_rate=0.05),
     mine=MINE,
-    noisy_x_mine=replace(MINE, normalize=True),
+    noisy_x_mine=replace(MINE, normalize=True, form="donsker_varadhan"),
     noisy_y_mine=MINE,
 )
 OBSERVED = replace(TINY, deterministic=False)
@@ -74,6 +74,7 @@ def few_axes():
     """The hidden layer is wide enough for a choice of axes, which the first probe makes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(observation, "WIDTHS", (2, 4, 8))
+        patch.setattr(observation, "MAX_LOST_NATS", 0.5)
         for module in (observation, run_module):
             patch.setattr(module, "Y_WIDTH", 2)
         yield
@@ -87,11 +88,12 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-def test_run_measures_both_planes_of_any_model(data, compile_fast, compilations):
+def test_run_measures_both_planes_of_any_model(data, compile_fast, compilations, monkeypatch):
     lines, last = [], contextlib.ExitStack()
 
     def report(line):
         lines.append(line)
+        monkeypatch.setattr(observation, "MAX_LOST_NATS", -1.0)  # asks for all axes from now on
         if len(lines) == TINY.epochs:
             programs.append(last.enter_context(compilations()))
 
@@ -121,6 +123,8 @@ def test_run_measures_both_planes_of_any_model(data, compile_fast, compilations)
             change = row["mi_nats"] - before["mi_nats"]
             assert row["change_nats"] == pytest.approx(change, abs=1e-6)
             assert row["num_axes"] == before["num_axes"]
+        if row["num_axes"] is not None:
+            assert row["num_axes"] == (4 if (variable, layer) == ("x", "hidden") else 2)
         assert row["mi_nats"] < row["ceiling_nats"] == pytest.approx(math.log(60))
         if plane == "observed":
             assert row["noise_level"] == TINY.noise_level(60)
@@ -154,7 +158,9 @@ class Crashing(RunFolder):
 @pytest.mark.parametrize(
     "config", [TINY, OBSERVED, WITHOUT_NOISE], ids=["both", "observed", "deterministic"]
 )
-def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, compile_fast, config):
+def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
+    data, tmp_path, compile_fast, monkeypatch, config
+):
     whole = run(data, config)
     assert len(whole.records) == 3 * 8 * len(config.planes)
     assert tuple(dict.fromkeys(row["plane"] for row in whole.records)) == config.planes
@@ -166,6 +172,7 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(data, tmp_path, comp
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"resolved\.seed was 0 and is 1 now"):
         run(data, replace(config, seed=1), folder=folder)
+    monkeypatch.setattr(observation, "MAX_LOST_NATS", -1.0)  # asks for all axes
     resumed = run(data, config, folder=folder, report=lines.append)
     assert lines[0] == "resumed after epoch 0"
     for rows in (resumed.records, folder.read(RECORDS)):
