@@ -220,20 +220,22 @@ def _observe(
         row = int(np.argwhere(~np.isfinite(layer))[0, 0])
         raise ValueError(f"{name} has a value that is not finite in row {row}")
     test = rows.test[0]
-    known = None if labels is None else np.asarray(labels)[test]
-    compared = {}
-    if known is not None and "bins" in config.also:  # of the activations as they are
+    known: Any = None if labels is None else np.asarray(labels)[test]
+    compared = {} if known is None else dict.fromkeys(config.also, (math.nan, math.nan))
+    if "bins" in compared:  # of the activations as they are
         compared["bins"] = comparisons.bins(layer[test], known)
     smallest = MIN_RELATIVE_VARIANCE * float(np.vdot(layer, layer)) / len(layer)
     layer -= layer.mean(axis=0, dtype=np.float64).astype(np.float32)
     noise_std = _noise_std(layer, rows.train[0], config, len(test), smallest)
     constant = noise_std == 0
+    if constant:
+        layer[:] = 0
     sigma = noise_std or 1.0  # of a constant layer, which tells nothing whatever the noise
     test_key, other_key = jax.random.split(key)
     test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
     every = None if labels is None else np.asarray(labels)
     references = brackets.bracket(layer, test_noise, sigma, every, test)
-    if known is not None and "kde" in config.also:
+    if "kde" in compared:
         compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
     if config.noisy_x_mine.preparation == "standardized":
         noise = sigma * np.array(jax.random.normal(other_key, layer.shape))

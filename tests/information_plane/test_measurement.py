@@ -1,7 +1,6 @@
 """One round: the pairs, the choice of networks, and the rows of both planes."""
 
 import math
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from mine_jax import estimate
+from mine_jax.estimate import Estimate
 from mine_jax.information_plane import (
     Layers,
     Observed,
@@ -76,7 +76,7 @@ def estimate_of(nats=1.0, validation_nats=None, validation_stderr=0.1, **changes
         "validation_stderr": validation_stderr,
         "state": f"state of {nats}",
     }
-    return SimpleNamespace(**(values | changes))
+    return Estimate(history=None, **(values | changes))
 
 
 @pytest.fixture
