@@ -130,13 +130,15 @@ def plane_config() -> "PlaneConfig":
     bases = dict.fromkeys(NETWORKS, POSTER_CONFIG) if poster else {}
     for name in NETWORKS:
         base = bases.get(name, getattr(PlaneConfig(), name))
+        if overrides.get("bound") == "nwj":  # the scale of its scores has a meaning
+            base = dataclasses.replace(base, normalize=False)
         if mine := build("statistics networks", dataclasses.replace, base, **overrides):
             values[name] = mine
     config = build("run", PlaneConfig, **values, share_networks=not poster)
     training = {"batch_size": FLAGS.batch_size, "learning_rate": FLAGS.learning_rate}
     classifier = build("LeNet-5", ClassifierConfig, **training)
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError("; ".join(dict.fromkeys(problems)))
     return dataclasses.replace(config, classifier=classifier)
 
 
@@ -267,7 +269,7 @@ def experiment() -> None:
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
     if FLAGS.publish:
         suffix = "_poster" * (FLAGS.preset == "poster")
-        suffix += "_observed" * (config.planes == ("observed",))
+        suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
         paths = [path / f"{name}{suffix}.png" for name in FIGURES]
         figures.information_plane(rows, description, paths[0])
         figures.mi_over_epochs(rows, result.training, description, paths[1])

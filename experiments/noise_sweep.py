@@ -3,12 +3,13 @@
   python experiments/noise_sweep.py --levels=0.2,0.25,0.3
 
 Trains LeNet-5 once. Every few epochs its layers are observed with noise of each level c (σ is c
-times the root of the trace of a layer's covariance). What holds at all levels is the network's,
-the rest the noise's. Writes records, a table and a figure into --out_dir.
+times the root of the trace of a layer's covariance). What differs between levels may be the noise's
+and not the network's. Writes records, a table and a figure into --out_dir.
 """
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 DATASETS = ("auto", "mnist", "mnist_5k", "fashion_mnist", "kmnist")
 TITLE = "The observed plane with noise of several sizes"
-CLEAR = 3.0  # standard errors of a paired difference
+CLEAR = 3.0  # standard errors of a difference, of values that are taken for independent
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -81,10 +82,8 @@ def sweep(
     from mine_jax.information_plane import records
 
     config = next(iter(configs.values()))
-    model, keys = (
-        lenet.LeNet5(num_classes=data.num_classes),
-        information_plane.seed_keys(FLAGS.seed),
-    )
+    model = lenet.LeNet5(num_classes=data.num_classes)
+    keys = information_plane.seed_keys(FLAGS.seed)
     train = devices.replicate((data.train_images, data.train_labels))
     chosen = information_plane.probe_rows(config, len(data.train_images))
     images, labels = data.train_images[chosen], data.train_labels[chosen]
@@ -138,68 +137,75 @@ def order_of_layers(rows: Rows) -> str:
     Args:
       rows: of one level, epoch and variable, in order of depth.
     """
-    ordered = sorted(rows, key=lambda row: -row["mi_nats"])
+    ordered = sorted(rows, key=lambda row: -value_of(row, "mi_nats"))
     text = ordered[0]["layer"]
     for larger, smaller in itertools.pairwise(ordered):
-        clear = (
-            larger["mi_nats"] - smaller["mi_nats"]
-            > CLEAR * (larger["stderr"] ** 2 + smaller["stderr"] ** 2) ** 0.5
-        )
-        text += f" {'>' if clear else '≈'} {smaller['layer']}"
+        text += f" {'>' if clear_sign(larger, smaller) > 0 else '≈'} {smaller['layer']}"
     return text
 
 
+def clear_sign(row: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """Return the sign of a difference of two values; 0 if it is less than 3 standard errors."""
+    difference = value_of(row, "mi_nats") - value_of(other, "mi_nats")
+    stderr = math.hypot(value_of(row, "stderr"), value_of(other, "stderr"))
+    return 0 if not abs(difference) > CLEAR * stderr else int(math.copysign(1, difference))
+
+
+def value_of(row: Mapping[str, Any], name: str) -> float:
+    """Return a number of a row, nan where it has none."""
+    return math.nan if row[name] is None else row[name]
+
+
 def report(rows: Rows, levels: Sequence[float]) -> str:
-    """Return a table of values, the orders of layers, and what holds at all levels."""
+    """Return a table of values, the orders of layers, and what is alike at all levels."""
     epochs = sorted({row["epoch"] for row in rows})
     places = list(dict.fromkeys((row["variable"], row["layer"]) for row in rows))
-
-    def of(level: float, epoch: int, variable: str) -> list[Mapping[str, Any]]:
-        wanted = (level, epoch, variable)
-        return [r for r in rows if (r["noise_level"], r["epoch"], r["variable"]) == wanted]
+    by_place = {(r["noise_level"], r["epoch"], r["variable"], r["layer"]): r for r in rows}
+    names = {place: f"I({place[0].upper()};{place[1]})" for place in places}
 
     lines = []
     for epoch, level in itertools.product(epochs, levels):
-        both = of(level, epoch, "x") + of(level, epoch, "y")
-        values = {
-            (
-                row["variable"],
-                row["layer"],
-            ): f"{row['mi_nats']:.2f} ({row['reference_low_nats']:.2f}"
-            f" to {row['reference_high_nats']:.2f})"
-            for row in both
-        }
-        lines.append([str(epoch), f"{level:g}", *(values[place] for place in places)])
-    head = ["epoch", "c", *(f"I({variable.upper()};{layer})" for variable, layer in places)]
-    parts = ["Values in nats, and their brackets:", common.markdown_table(head, lines)]
-    parts.append("Order of layers (≈: less than 3 standard errors apart):")
-    lines, same = [], []
+        line = [str(epoch), f"{level:g}"]
+        for place in places:
+            row = by_place[level, epoch, *place]
+            nats, low, high = (
+                common.number(value_of(row, name), ".2f")
+                for name in ("mi_nats", "reference_low_nats", "reference_high_nats")
+            )
+            line.append(f"{nats}{'*' * bool(row['warnings'])} ({low} to {high})")
+        lines.append(line)
+    table = common.markdown_table(["epoch", "c", *names.values()], lines)
+    parts = ["Values in nats, and their brackets (* flagged with a warning):", table]
+
+    lines, alike = [], 0
     for variable, epoch in itertools.product("xy", epochs):
-        orders = [order_of_layers(of(level, epoch, variable)) for level in levels]
-        lines.append([f"I({variable.upper()};T)", str(epoch), *orders])
-        names = [order.replace("≈", ">") for order in orders]
-        same.append(len(set(names)) == 1)
-    parts.append(
-        common.markdown_table(["value", "epoch", *(f"c = {level:g}" for level in levels)], lines)
-    )
-    parts.append(
-        f"The order of values is the same at all levels in {sum(same)} of {len(same)} rows."
-    )
-    moved = []
-    for variable, layer in places:
-        changes = []
-        for level in levels:
-            ends = [
-                next(r for r in of(level, epoch, variable) if r["layer"] == layer)
-                for epoch in (epochs[0], epochs[-1])
-            ]
-            changes.append(ends[1]["mi_nats"] - ends[0]["mi_nats"])
-        texts = [common.number(change, "+.2f") for change in changes]
-        agree = len({change > 0 for change in changes}) == 1
-        moved.append([f"I({variable.upper()};{layer})", *texts, "yes" if agree else "no"])
+        of_levels = [
+            [by_place[level, epoch, *place] for place in places if place[0] == variable]
+            for level in levels
+        ]
+        lines.append([f"I({variable.upper()};T)", str(epoch), *map(order_of_layers, of_levels)])
+        # Layers are in one order where no two levels clearly disagree on a pair.
+        pairs = itertools.combinations(range(len(of_levels[0])), 2)
+        signs = [{clear_sign(rows[i], rows[j]) for rows in of_levels} for i, j in pairs]
+        alike += not any({1, -1} <= found for found in signs)
+    head = ["value", "epoch", *(f"c = {level:g}" for level in levels)]
+    parts += [
+        "Order of layers (≈: less than 3 standard errors apart):",
+        common.markdown_table(head, lines),
+        f"In {alike} of {len(lines)} rows no two levels put two layers in clearly opposite order.",
+    ]
+
+    lines = []
+    for place, name in names.items():
+        ends = [[by_place[level, e, *place] for e in (epochs[0], epochs[-1])] for level in levels]
+        changes = [value_of(last, "mi_nats") - value_of(first, "mi_nats") for first, last in ends]
+        signs = {clear_sign(last, first) for first, last in ends}
+        alike_text = {1: "rises", -1: "falls", 0: "no clear change"}
+        text = alike_text[signs.pop()] if len(signs) == 1 else "differs"
+        lines.append([name, *(common.number(change, "+.2f") for change in changes), text])
     parts.append(f"Change from epoch {epochs[0]} to {epochs[-1]}, in nats:")
-    head = ["value", *(f"c = {level:g}" for level in levels), "same sign"]
-    return "\n\n".join([*parts, common.markdown_table(head, moved)])
+    head = ["value", *(f"c = {level:g}" for level in levels), "at all levels"]
+    return "\n\n".join([*parts, common.markdown_table(head, lines)])
 
 
 def experiment() -> None:

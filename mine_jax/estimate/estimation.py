@@ -254,6 +254,8 @@ def _fit_group(
     train_rows = jnp.asarray(rows.train[:, :num_test])[fold]
     every = np.ones(len(fold), bool)
     train = jax.tree.map(np.asarray, evaluate_values(state, every, data, train_rows, config))
+    if normalize:  # training samples cannot normalize their own scores; InfoNCE does so by itself
+        train = train[1], train[1]
     estimates = {}
     for i, name in enumerate(group.names):
         networks = slice(i * folds, (i + 1) * folds)

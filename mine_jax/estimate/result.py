@@ -54,6 +54,7 @@ class Estimate:
       validation_nats: the value on the validation samples, which chose the state.
       validation_stderr: its standard error.
       train_nats: the value on as many training samples; far above `nats` it means over-fitting.
+        In the InfoNCE form where scores are normalized over training samples.
       ceiling_nats: ln of the number of test samples of a fold, the largest value that they can
         support (McAllester and Stratos 2020).
       steps: number of steps until training ended (of the slowest fold).

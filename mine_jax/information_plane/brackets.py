@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mine_jax.information_plane import exact
+
 # `jax.jit` here, not the library's, whose options and devices are those of small networks: large
 # products take a third of the time.
 BLOCK_ROWS = 256  # reporting images whose distances to all images are held at once
-# Squared distances are differences of products. Beyond this squared norm, in units of the noise,
-# single log densities would be off by more than 0.02 nats in float32.
-MAX_SQUARED_NORM = 1e5
 
 
 class Side(NamedTuple):
@@ -48,6 +47,7 @@ def bracket(
     noise_std: float,
     labels: np.ndarray | None,
     rows: np.ndarray,
+    name: str = "the layer",
 ) -> Bracket:
     """Compute two-sided references of I(X;T) and I(Y;T), in nats.
 
@@ -63,17 +63,19 @@ def bracket(
     The sides of X are those of Poole et al. 2019, "On variational bounds of mutual information",
     sections 2.1 (leave-one-out) and 2.3 (InfoNCE); H(Y) is that of the N labels on both sides.
 
-    Each side holds in expectation over the sample of images. For I(Y;T):
+    Each side holds on average over samples of images, with H(Y) taken as that of the N labels; the
+    H(Y) of all images is higher by about (classes − 1)/2N on average. For I(Y;T):
 
     * Low. Without image i the mixture is a classifier q(y|t) that is independent of (x_i, y_i), and
       E ln q(y|t) ≤ E ln p(y|t) = −H(Y|T) by Gibbs' inequality.
     * High. Let p̂(y, t) = (1/N) Σ_j 1[y_j = y] p(t|x_j), the joint distribution of the N images.
       Averaged over the images i and over t given x_i, ln p̂(y_i|t) is −H_p̂(Y|T). The conditional
-      entropy is concave in the joint distribution, and E p̂ = p, so E H_p̂(Y|T) ≤ H_p(Y|T): the
-      value is too high on average. The reporting images are a random choice of the N.
+      entropy is concave in the joint distribution, and E p̂ = p, so E H_p̂(Y|T) ≤ H_p(Y|T): H(Y) less
+      it is too high on average. The reporting images are a random choice of the N.
 
     The low side of X is at most ln N, its high side has no limit.
     Self-included values (X low, Y high) are exact for the N images as the whole population.
+    Standard errors are over the reporting images; that all share one mixture is not in them.
 
     Args:
       layer: l of each image, (N, d), centered, float32.
@@ -81,6 +83,7 @@ def bracket(
       noise_std: σ, positive.
       labels: classes, (N,), integers; None for I(X;T) alone.
       rows: the reporting images, (r,).
+      name: name of the layer in error messages.
 
     Returns:
       The sides. Those of Y are None without labels, y_low also where a class has one image.
@@ -92,32 +95,33 @@ def bracket(
     squares = np.einsum("nd,nd->n", layer, layer, dtype=np.float64)
     if not np.isfinite(squares).all():
         row = int(np.flatnonzero(~np.isfinite(squares))[0])
-        raise ValueError(f"the layer has a value that is not finite in row {row}")
-    largest = math.sqrt(squares.max())
-    if largest / noise_std > math.sqrt(MAX_SQUARED_NORM):
+        raise ValueError(f"{name} has a value that is not finite in row {row}")
+    largest = math.sqrt(squares.max()) / noise_std
+    if largest > math.sqrt(exact.MAX_FLOAT64_SQUARE):
         raise ValueError(
-            f"noise of σ = {noise_std:g} is lost in rounding beside activations that are "
-            f"{largest:g} from their mean; use σ of at least "
-            f"{largest / math.sqrt(MAX_SQUARED_NORM):.3g}"
+            f"noise of σ = {noise_std:g} is lost in rounding beside {name}, whose activations are "
+            f"up to {largest:.3g} σ from their mean; use more noise"
         )
+    dtype = np.float64 if largest > math.sqrt(exact.MAX_FLOAT32_SQUARE) else np.float32
     n = len(layer)
     entropy, alone = 0.0, False
     codes: np.ndarray = np.zeros(n, np.int32)
     if labels is not None:
         _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        entropy = -float(np.sum(counts / n * np.log(counts / n)))
+        entropy = exact.entropy(labels)
         alone = bool(counts.min() == 1)
-    points: Any = jnp.asarray(layer)
-    by_image: Any = jnp.asarray(squares / 2, jnp.float32), jnp.asarray(codes, jnp.int32)
     scale = 1 / noise_std**2
     others, of_class = np.empty((2, len(rows)))
     size = min(BLOCK_ROWS, len(rows))
-    for start in range(0, len(rows), size):
-        first = min(start, len(rows) - size)  # the last block repeats rows: one shape
-        at = slice(first, first + size)
-        block: Any = rows[at]
-        products = _products(_add(points, noise[at], block), points)
-        others[at], of_class[at] = _leave_one_out(products, *by_image, block, scale)
+    with jax.enable_x64(dtype == np.float64):
+        points: Any = jnp.asarray(layer, dtype)
+        by_image: Any = jnp.asarray(squares / 2, dtype), jnp.asarray(codes, jnp.int32)
+        for start in range(0, len(rows), size):
+            first = min(start, len(rows) - size)  # the last block repeats rows: one shape
+            at = slice(first, first + size)
+            block: Any = rows[at]
+            products = _products(_add(points, noise[at], block), points)
+            others[at], of_class[at] = _leave_one_out(products, *by_image, block, scale)
     # The own image's weight is the unit of all others.
     own_and_others = np.logaddexp(0, others)
     x_low = side(math.log(n) - own_and_others)
@@ -166,11 +170,12 @@ def side(influence: np.ndarray) -> Side:
 def gaussian_bound(
     variances: np.ndarray, noise_variance: float, left_out: float, rest: int
 ) -> float:
-    """Bound I(X;T) from above: ½ Σ ln(1 + λ_k/σ²), the value of a Gaussian of that covariance.
+    """Bound I(X;T) from above: ½ Σ ln(1 + λ_k/σ²), the value of a Gaussian of these variances.
 
     A Gaussian has the largest entropy of all distributions with a covariance (Cover and Thomas
-    2006, theorem 8.6.5). Of the directions that are left out only the sum of variances is known;
-    by concavity equal variances give the largest value, so that the result stays an upper bound.
+    2006, theorem 8.6.5), and the variances on any orthogonal axes give no less than the
+    eigenvalues (Hadamard's inequality). Of the directions that are left out only the sum of
+    variances is known; by concavity equal variances give the largest value.
 
     Args:
       variances: λ_k of the layer without noise on orthogonal axes, (k,).

@@ -48,7 +48,7 @@ class Table(NamedTuple):
       layers: layers, by depth.
       mi: (seeds, epochs, layers, 2).
       mean, stderr: mean over the seeds, with its standard error; (epochs, layers, 2).
-      low, high: lower and upper end of the exact brackets, means over the seeds, like `mean`.
+      low, high: lower and upper end of the brackets, means over the seeds, like `mean`.
       own: values of the layers' own networks, like `mean`; NaN where x and y are both within a
         standard error of the reported value, and thus not worth a mark.
       flagged: whether any seed's estimate is not converged or has a warning; like `mean`.
@@ -171,7 +171,7 @@ def caption(
     by_plane = {table.plane: table for table in tables}
     if "observed" in by_plane:
         sentence = f"Observed: T = L + σε with Gaussian ε, {NOISE[description['noise']]}"
-        sentence += "" if level is None else f", c = {level:g}"
+        sentence += "" if level is None else f", c = {level:.3g}"
         if description["noise"] == "layer":
             limit = "" if level is None else f" = {1 / (2 * level**2):.1f}"
             sentence += f"; no layer can hold more than about 1/(2c²){limit} nats"
@@ -180,7 +180,7 @@ def caption(
         widths = widths[np.isfinite(widths)]
         parts += [marks] if len(widths) else []
         if len(widths) and np.median(widths) > WIDE_NATS:
-            parts.append("The Y bracket is wide because of the few images a class.")
+            parts.append("The Y bracket is wide, as there are few images of each class.")
     if "deterministic" in by_plane:
         rows = [row for row in records if row["plane"] == "deterministic"]
         shared = sum(row["network"] not in (row["layer"], None) for row in rows)

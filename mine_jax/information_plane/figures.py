@@ -79,7 +79,7 @@ def information_plane(
     """Draw I(X; ·) against I(Y; ·), a panel for each plane, one path for each layer.
 
     Marks are darker from epoch to epoch; the first and last epoch are named. Observed layers have
-    their exact brackets as boxes, deterministic layers the ceiling of their lower bounds. Flagged
+    their brackets as boxes, deterministic layers the ceiling of their lower bounds. Flagged
     values are hollow and crossed. With several seeds each is a thin line, their mean carries the
     marks, and a band reaches two standard errors of the mean to either side. Values that are not
     finite are gaps.
@@ -101,7 +101,7 @@ def information_plane(
     """
     tables = list(tabulate(records, description, paired=True).values())
     looks = layer_looks(tables[0].layers)
-    marks = "Boxes: exact bracket of the true value."
+    marks = "Boxes: brackets, on average below and above the true value."
     text = caption(tables, records, description, marks=marks, level=description["noise_level"])
     fig = _described_figure(tables, looks, description, text, len(tables) > 1, 2.75)
     panels = fig.subplots(1, len(tables), squeeze=False)[0]
@@ -143,7 +143,7 @@ def noise_sweep(
             raise ValueError(f"observed layers at c = {level:g}: {error}") from error
     records = [row for rows in observed.values() for row in rows]
     looks = layer_looks(dict.fromkeys(itertools.chain.from_iterable(t.layers for t in tables)))
-    marks = "Boxes: exact bracket of the true value. Scales of I(X; T) differ."
+    marks = "Boxes: brackets, on average below and above the true value. Scales of I(X; T) differ."
     text = caption(tables, records, description, marks=marks)
     num_rows = 1 if len(tables) <= 4 else 2
     num_columns = -(-len(tables) // num_rows)
@@ -185,7 +185,7 @@ def mi_over_epochs(
     tables = list(tabulate(records, description).values())
     accuracy = mean_accuracy(training)
     looks = layer_looks(tables[0].layers)
-    marks = "Shaded, with edges: exact bracket of the true value."
+    marks = "Shaded, with edges: brackets, on average below and above the true value."
     text = caption(tables, records, description, marks=marks, level=description["noise_level"])
     heights = (1.0, 1.0, 0.6) if len(accuracy) else (1.0, 1.0)
     height = 0.5 + 1.55 * sum(heights)
@@ -242,7 +242,7 @@ def _described_figure(
     width = FULL_WIDTH if wide else COLUMN_WIDTH
     entries: dict[str, Look | tuple[Look, ...]] = dict(looks)
     if any(np.isfinite(table.high - table.low).any() for table in tables):
-        entries["exact bracket"] = BRACKET
+        entries["bracket"] = BRACKET
     first, last = (tables[0].epochs[[0, -1]]).tolist()
     if fills and last > first:
         shades = tints(INK)

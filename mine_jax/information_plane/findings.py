@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mine_jax.information_plane.observation import MAX_LOST_NATS
 from mine_jax.mine import CEILING_MARGIN
 
 Row = Mapping[str, Any]
@@ -13,7 +14,6 @@ OBSERVED, DETERMINISTIC = "observed", "deterministic"
 SIGNIFICANT = 2.0  # standard errors
 CLEAR = 3.0  # standard errors, where so many differences are listed that some are chance
 BELOW_FRACTION = {"x": 0.03, "y": 0.04}
-LOST_NATS = 0.05
 _SYMBOL = {"x": "X", "y": "Y"}
 _VALUE = {OBSERVED: "T", DETERMINISTIC: "L"}
 _KNOWN = (
@@ -103,7 +103,7 @@ def findings(
         "lost_axes": [
             _columns(row, "num_axes", "lost_nats")
             for row in finite
-            if (row.get("lost_nats") or 0.0) > LOST_NATS
+            if row["variable"] == "x" and (row.get("lost_nats") or 0.0) > MAX_LOST_NATS
         ],
     }
     sentences = []
@@ -363,7 +363,8 @@ def _movements(steps: Sequence[Row], differences: Sequence[Row], plane: str) -> 
     errors = f"by more than {CLEAR:.0f} standard errors of the paired difference"
     sentences = []
     for variable, symbol in _SYMBOL.items():
-        value = f"I({symbol};{_VALUE[plane]})"
+        kind = "lower bound" if plane == DETERMINISTIC else "estimate"
+        value = f"the {kind} of I({symbol};{_VALUE[plane]})"
         changes: dict[str, list[Row]] = {}
         for row in steps:
             if (row["plane"], row["variable"]) == (plane, variable):
@@ -414,7 +415,7 @@ def _limits(
         most = max(row["lost_nats"] for row in rows)
         sentences.append(
             f"In {len(rows)} of {len(records)} values the axes that the network does not see may "
-            f"hold more than {LOST_NATS} nats, at most {most:.2f}: {_list(rows)}."
+            f"hold more than {MAX_LOST_NATS} nats, at most {most:.2f}: {_list(rows)}."
         )
     beyond = {row["plane"] for row in result["out_of_range"] if row["variable"] == "y"}
     planes = {row["plane"] for row in records if row["variable"] == "y"} - beyond

@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A reported value: nats, and the influence of each test sample on it, (r,)."""
+    """A reported value: nats, and the influence of each test sample on it, (1, r)."""
 
     nats: float
     influence: np.ndarray

@@ -120,7 +120,7 @@ def alignment_target(images: Array, config: PlaneConfig) -> np.ndarray | None:
     counts = []
     if config.deterministic and config.mine.preparation != "standardized":
         counts.append(preparation.NUM_COMPONENTS)
-    if "observed" in config.planes:
+    if "observed" in config.planes and config.noisy_x_mine.preparation != "standardized":
         counts += WIDTHS
     count = max([count for count in counts if count <= min(columns, len(images))], default=0)
     return preparation.principal_components(images, count, "images") if count else None
@@ -234,36 +234,35 @@ def _observe(
     test_key, other_key = jax.random.split(key)
     test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
     every = None if labels is None else np.asarray(labels)
-    references = brackets.bracket(layer, test_noise, sigma, every, test)
+    references = brackets.bracket(layer, test_noise, sigma, every, test, name)
     if "kde" in compared:
         compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
-    if config.noisy_x_mine.preparation == "standardized":
-        noise = sigma * np.array(jax.random.normal(other_key, layer.shape))
-        noise[test] = test_noise
-        noise += layer
-        measured, quiet = (_standardize(side, rows.train[0]) for side in (noise, layer))
-        view = View(Samples(measured), quiet, 0.0)
-        bound = brackets.gaussian_bound(layer.var(axis=0), sigma**2, 0.0, 0)
-        return Observed(view, view, noise_std, references, bound, compared)
-
-    total = float(np.einsum("nd,nd->", layer, layer, dtype=np.float64)) / len(layer)
+    total = float(np.vdot(layer, layer)) / len(layer)
     columns = layer.shape[1]
     kept, axes = layer, None
     if columns > WIDTHS[0]:
         few = layer[rows.train[0][:AXES_ROWS]]
         axes = preparation.principal_axes(few, min(width or WIDTHS[-1], columns, len(few)))
         kept = layer @ axes
-    variances: Any = np.mean(np.square(kept), axis=0, dtype=np.float64)
+        variances: Any = np.mean(np.square(kept), axis=0, dtype=np.float64)
+    else:
+        variances = np.linalg.eigvalsh(layer.T @ layer / len(layer)).clip(0)
+    left_out = total - float(variances.sum())
+    bound = 0.0
+    if not constant:
+        bound = brackets.gaussian_bound(variances, sigma**2, left_out, columns - len(variances))
+    if config.noisy_x_mine.preparation == "standardized":
+        noise = sigma * np.array(jax.random.normal(other_key, layer.shape))
+        noise[test] = test_noise
+        noise += layer
+        measured, quiet = (_standardize(side, rows.train[0]) for side in (noise, layer))
+        view = View(Samples(measured), quiet, 0.0)
+        return Observed(view, view, noise_std, references, bound, compared)
 
     def lost(count: int) -> float:
         left_out = total - float(variances[:count].sum())
         return brackets.gaussian_bound(variances[:0], sigma**2, left_out, columns - count)
 
-    bound = brackets.gaussian_bound(
-        variances, sigma**2, total - float(variances.sum()), columns - kept.shape[1]
-    )
-    if constant:
-        bound = 0.0
     views: Any = []
     for fixed in (width, Y_WIDTH):
         count = fixed or next(
@@ -324,9 +323,8 @@ def _prepare(
 def _standardize(columns: np.ndarray, train_rows: np.ndarray) -> jax.Array:
     """Scale columns to zero mean and unit variance on the training rows; constant ones to 0."""
     train = columns[train_rows]
-    deviation = train.std(axis=0, dtype=np.float64)
-    scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
-    return jnp.asarray((columns - train.mean(axis=0, dtype=np.float64)) * scale, jnp.float32)
+    mean, deviation = (np.float32(f(train, axis=0, dtype=np.float64)) for f in (np.mean, np.std))
+    return jnp.asarray((columns - mean) / np.where(deviation > 0, deviation, np.inf))
 
 
 def _noise_std(

@@ -165,10 +165,11 @@ def test_experiment_poster_preset_reports_own_networks_and_publishes(
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(script.common, "HERE", tmp_path)
     folder = job("--preset=poster", "--publish")
-    page = (tmp_path / "results" / "information_plane_poster.md").read_text()
+    page = (tmp_path / "results" / "information_plane_poster_deterministic.md").read_text()
     assert json.loads((folder / "findings.json").read_text())["sentences"][0] in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"information_plane_poster.png", "mi_over_epochs_poster.png"}
+    suffix = "_poster_deterministic.png"
+    assert names == {f"information_plane{suffix}", f"mi_over_epochs{suffix}"}
     description = json.loads((folder / "config.json").read_text())
     assert description["mine"]["network"] == "concatenated"
     assert description["mine"]["preparation"] == "standardized"
@@ -183,6 +184,8 @@ def test_plane_config_follows_the_preset_and_the_flags(script, parsed):
     assert poster.mine == poster.noisy_x_mine == poster.noisy_y_mine == published
     parsed("--noise_std=auto")
     assert script.plane_config() == replace(poster, noise_std="auto")
+    parsed("--preset=default", "--bound=nwj")
+    assert not script.plane_config().noisy_x_mine.normalize
     parsed("--preset=default", "--bound=mine", "--patience=7", "--noise_std=0.5")
     parsed("--nowarm_start", "--seed=5", "--nodeterministic")
     plane = script.plane_config()

@@ -12,10 +12,10 @@ TINY = {
 }
 
 
-def row(variable, layer, nats, stderr=0.01, level=0.2, epoch=0):
+def row(variable, layer, nats, stderr=0.01, level=0.2, epoch=0, high=9.0):
     of = {"variable": variable, "layer": layer, "mi_nats": nats, "stderr": stderr}
-    sides = {"reference_low_nats": nats, "reference_high_nats": nats + 0.1}
-    return of | sides | {"noise_level": level, "epoch": epoch}
+    sides = {"reference_low_nats": 0.5, "reference_high_nats": high}
+    return of | sides | {"noise_level": level, "epoch": epoch, "warnings": []}
 
 
 def test_order_of_layers_tells_clear_differences_from_chance():
@@ -23,23 +23,23 @@ def test_order_of_layers_tells_clear_differences_from_chance():
     assert script.order_of_layers(rows) == "b ≈ a > c"
 
 
-def test_report_counts_orders_and_signs_that_all_levels_share():
+def test_report_counts_orders_and_changes_that_all_levels_share():
     values = {
-        (0.2, 0): (2.0, 1.0),
-        (0.2, 1): (2.5, 1.5),
-        (0.3, 0): (1.0, 2.0),
-        (0.3, 1): (0.9, 0.5),
+        **{(0.2, 0): (2.0, 1.0, 1.0), (0.2, 1): (2.5, 1.5, 2.0)},
+        **{(0.3, 0): (1.0, 2.0, 1.0), (0.3, 1): (0.9, 0.5, 1.5)},
     }
     rows = [
-        row("x", layer, nats, level=level, epoch=epoch)
-        for (level, epoch), of_layers in values.items()
-        for layer, nats in zip("ab", of_layers, strict=True)
-    ] + [row("y", "a", 1.0 + epoch, level=level, epoch=epoch) for level, epoch in values]
+        row(*place, nats, level=level, epoch=epoch)
+        for (level, epoch), of_places in values.items()
+        for place, nats in zip((("x", "a"), ("x", "b"), ("y", "a")), of_places, strict=True)
+    ]
+    rows[-1] |= {"reference_high_nats": None, "warnings": ["Near the ceiling"]}
     text = script.report(rows, [0.2, 0.3])
     # At epoch 0 a comes first with one level and b with the other.
-    assert "the same at all levels in 3 of 4 rows" in text
-    assert "| I(X;a) | +0.50 | −0.10 | no |" in text
-    assert "| I(Y;a) | +1.00 | +1.00 | yes |" in text
+    assert "In 3 of 4 rows no two levels" in text
+    assert "| I(X;a) | +0.50 | −0.10 | differs |" in text
+    assert "| I(Y;a) | +1.00 | +0.50 | rises |" in text
+    assert "| 1 | 0.3 | 0.90 (0.50 to 9.00) | 0.50 (0.50 to 9.00) | 1.50* (0.50 to –) |" in text
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,9 @@ def test_brackets_are_where_the_records_say_and_only_where_both_ends_are_known()
         for epoch, value in zip(EPOCHS, path_of("observed", 2)[:, column], strict=True):
             ends = corners[corners[:, 0] == epoch, 1]
             assert (ends.min(), ends.max()) == pytest.approx((value - low, value + high))
-    assert "exact bracket" in words(plane)
-    assert "few images a class" not in words(plane)
-    assert "few images a class" in words(draw(make_records(reference_high_nats=2.2))[0])
+    assert "bracket" in words(plane)
+    assert "few images of each class" not in words(plane)
+    assert "few images of each class" in words(draw(make_records(reference_high_nats=2.2))[0])
 
 
 def test_flagged_values_are_white_and_crossed_and_counted():
