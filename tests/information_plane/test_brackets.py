@@ -119,17 +119,30 @@ def test_bracket_images_far_apart_are_all_told_apart():
     [
         (np.nan, "not finite in row 5"),
         (np.inf, "not finite in row 5"),
-        (400.0, r"σ = 0\.5 is lost"),
+        (1e8, r"σ = 0\.5 is lost"),
     ],
 )
 def test_bracket_value_that_it_cannot_take_is_named(value, message):
     layer = np.zeros((9, 2), np.float32)
     layer[5, 1] = value
-    with pytest.raises(ValueError, match=message) as error:
-        brackets.bracket(layer, layer[:2], 0.5, None, np.arange(2))
-    if np.isfinite(value):  # the remedy
-        sigma = float(str(error.value).split()[-1])
-        brackets.bracket(layer, layer[:2], 1.01 * sigma, None, np.arange(2))
+    with pytest.raises(ValueError, match=f"{message}|conv7 has") as error:
+        brackets.bracket(layer, layer[:2], 0.5, None, np.arange(2), "conv7")
+    assert "conv7" in str(error.value)
+
+
+def test_bracket_nearly_dead_layer_far_from_zero_keeps_its_digits():
+    """Units that only two images use: their squares, in units of the noise, exceed float32."""
+    rng = np.random.default_rng(0)
+    layer = np.zeros((50, 2), np.float32)
+    layer[:2] = 4000, 4001
+    layer[1, 1] += 1
+    labels, rows = np.arange(50) % 2, np.arange(50)
+    noise = rng.normal(size=(50, 2)).astype(np.float32)
+    got = brackets.bracket(layer, noise, 1.0, labels, rows)
+    # Seen from image 0, image 1 is one unit away and the other 48 are out of sight.
+    weight = math.exp(noise[0, 1] - 0.5)
+    assert got.x_low.influence[0] == pytest.approx(math.log(50 / (1 + weight)), abs=1e-4)
+    assert got.x_low.influence[5] == pytest.approx(math.log(50 / 48), abs=1e-4)
 
 
 @hypothesis.given(

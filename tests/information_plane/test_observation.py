@@ -141,6 +141,16 @@ def test_observe_value_that_is_not_finite_is_named_with_layer_and_row():
         observed(values, labels, name="conv7")
 
 
+def test_observe_gaussian_bound_of_a_narrow_layer_is_that_of_its_covariance():
+    values, _ = random_layer()
+    values[:, 1] = values[:, 0] + 0.1 * values[:, 1]  # by unit variances it would be higher
+    got = observed(values)
+    covariance = np.cov(values.T, bias=True) / got.noise_std**2
+    _, log_determinant = np.linalg.slogdet(np.eye(6) + covariance)
+    assert got.gaussian_bound_nats == pytest.approx(log_determinant / 2, rel=1e-4)
+    assert got.gaussian_bound_nats == observed(values, config=STANDARDIZED).gaussian_bound_nats
+
+
 def wide_layer(spectrum, seed=0):
     """A layer whose directions of these standard deviations are in random position."""
     rng = np.random.default_rng(seed)

@@ -47,6 +47,10 @@ TINY = PlaneConfig(
 )
 OBSERVED = replace(TINY, deterministic=False)
 WITHOUT_NOISE = replace(TINY, noise_std=0)
+PUBLISHED = MineConfig.published(hidden=8, depth=1, check_every=10, max_steps=20)
+POSTER = replace(
+    OBSERVED, num_seeds=1, mine=PUBLISHED, noisy_x_mine=PUBLISHED, noisy_y_mine=PUBLISHED
+)
 
 
 class Perceptron(nn.Module):
@@ -156,13 +160,13 @@ class Crashing(RunFolder):
 
 
 @pytest.mark.parametrize(
-    "config", [TINY, OBSERVED, WITHOUT_NOISE], ids=["both", "observed", "deterministic"]
+    "config", [TINY, WITHOUT_NOISE, POSTER], ids=["both", "deterministic", "poster"]
 )
 def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
     data, tmp_path, compile_fast, monkeypatch, config
 ):
     whole = run(data, config)
-    assert len(whole.records) == 3 * 8 * len(config.planes)
+    assert len(whole.records) == 3 * 4 * config.num_seeds * len(config.planes)
     assert tuple(dict.fromkeys(row["plane"] for row in whole.records)) == config.planes
     folder = Crashing(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
