@@ -16,10 +16,10 @@ from mine_jax.estimate.gaussian_start import choose_start
 from mine_jax.estimate.preparation import as_labels, prepare, shared_axes
 from mine_jax.estimate.result import Estimate, make_estimate
 from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
-from mine_jax.mine.evaluation import evaluate_rows, evaluate_values
+from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import fit_stack
 from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import check_key, check_same_shapes, init_stack, sums_over_classes
+from mine_jax.mine.training import check_key, check_same_shapes, init_stack
 
 MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
 MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
@@ -245,7 +245,7 @@ def _fit_group(
     state, info = fit_stack(
         fit_keys, state, data, rows.train, rows.validation, fold, num_test, config, on_check
     )
-    normalize = config.normalize and not sums_over_classes(data, config)
+    normalize = normalizes(data, config)
     over = jnp.asarray(rows.train)[fold] if normalize else None
     test, validation = (
         jax.tree.map(np.asarray, evaluate_rows(state, data, jnp.asarray(part)[fold], config, over))

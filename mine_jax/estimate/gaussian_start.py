@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -75,18 +76,20 @@ def choose_start(
     """
     candidates = [fresh]
     if config.gaussian_start and fresh.gaussian is not None:
-        rows = train_rows, validation_rows
         labels = sums_over_classes(data, config)
         temperatures = TEMPERATURES if labels or earlier is None else TEMPERATURES[:1]
         renewed = []
-        for parts in _closed_forms(data, *rows, fold, fresh, labels, temperatures, config):
+        for parts in _closed_forms(
+            data, train_rows, validation_rows, fold, fresh, labels, temperatures, config
+        ):
             candidates += [fresh._replace(gaussian=part) for part in parts]
             if earlier is not None:
                 renewed.append(earlier._replace(gaussian=parts[0]))
         candidates += renewed
     if earlier is not None:
         candidates.insert(1, earlier)
-    return _best(candidates, data, jnp.asarray(validation_rows)[fold], num_test, config)
+    rows, over = (jnp.asarray(part)[fold] for part in (validation_rows, train_rows))
+    return _best(candidates, data, rows, over, num_test, config)
 
 
 def _closed_forms(
@@ -122,12 +125,17 @@ def _closed_forms(
 
 
 def _best(
-    candidates: list[MineState], data: Data, rows: Array, num_test: int, config: MineConfig
+    candidates: list[MineState],
+    data: Data,
+    rows: Array,
+    train_rows: Array,
+    num_test: int,
+    config: MineConfig,
 ) -> MineState:
     best, best_nats = candidates[0], np.empty(0)
     active = np.ones(len(rows), bool)
     for number, candidate in enumerate(candidates):
-        nats = validation_nats(candidate, active, data, rows, num_test, config)
+        nats = validation_nats(candidate, active, data, rows, train_rows, num_test, config)
         nats = np.where(np.isfinite(nats), nats, -np.inf)
         if number == 0:
             best_nats = nats + MIN_START_GAIN / np.sqrt(rows.shape[1])
@@ -152,7 +160,9 @@ def canonical_form(
     """Compute the canonical pairs of the training samples, with a ridge.
 
     Their correlations are those on the validation samples, less what chance gives (1/n in the
-    square), so that directions that were over-fitted get no weight. Where samples have measurement
+    square), so that directions that were over-fitted get no weight. They are made to fall in the
+    order of the training samples (`isotonic`): each of hundreds of small correlations by itself
+    would cost 1/2n nats. Where samples have measurement
     noise, which is independent of the other side, cross-covariances are those of the samples
     without it, which have smaller errors; variances are those of the samples with it.
 
@@ -197,10 +207,8 @@ def canonical_form(
             projected.append(values * _inverse_spread(values)[None])
             projections.append(jnp.pad(directions, ((0, 0), (0, width - k))))
         a, b = projected
-        correlated = jnp.mean(a * b, axis=0) > 0
-        one_minus_rho = jnp.mean((a - b) ** 2, axis=0) / 2
+        one_minus_rho = isotonic(jnp.mean((a - b) ** 2, axis=0) / 2)
         gap = _gap(one_minus_rho, a, b, validation_rows.shape[1])
-        gap = jnp.where(correlated, gap, 1.0)
         gap = jnp.pad(gap, (0, width - k), constant_values=1.0)
         return Correlated(sides[0].mean, projections[0], sides[1].mean, projections[1], gap)
 
@@ -284,6 +292,22 @@ def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Ar
         mean,
         side.columns[index],
     )
+
+
+def isotonic(values: Array) -> Array:
+    """Return the least-squares fit of values, (k,), by a sequence that never falls.
+
+    max over a ≤ i of min over b ≥ i of the mean of values a … b (Robertson, Wright and Dykstra
+    1988, theorem 1.4.4).
+    """
+    k = len(values)
+    sums = jnp.cumsum(jnp.pad(values, (1, 0)))
+    first, last = jnp.arange(k)[:, None], jnp.arange(k)[None]
+    means = (sums[1:][None] - sums[:-1][:, None]) / jnp.maximum(last - first + 1, 1)
+    means = jnp.where(first <= last, means, jnp.inf)
+    # For each first, the least mean over last ≥ i.
+    least = jax.lax.cummin(means, axis=1, reverse=True)
+    return jnp.max(jnp.where(first <= last, least, -jnp.inf), axis=0)
 
 
 def _inverse_spread(values: Array) -> Array:

@@ -147,10 +147,10 @@ def fit_stack(
     Returns:
       The chosen state of each network, and the report.
     """
-    rows = jnp.asarray(validation_rows)[fold]
+    rows, over = (jnp.asarray(part)[fold] for part in (validation_rows, train_rows))
     networks = len(fold)
     done = np.zeros(networks, bool)
-    nats = validation_nats(state, ~done, data, rows, num_test, config)
+    nats = validation_nats(state, ~done, data, rows, over, num_test, config)
     batch_history, history = [np.full(networks, np.nan, np.float32)], [nats]
     best, best_nats = state, np.where(np.isfinite(nats), nats, -np.inf)
     best_step, waited, drops, steps = (np.zeros(networks, np.int32) for _ in range(4))
@@ -177,7 +177,7 @@ def fit_stack(
             state, ~done, rate, noise_keys, batches, fold, data, config
         )
         steps = steps + np.where(done, 0, config.check_every).astype(np.int32)
-        nats = validation_nats(state, ~done, data, rows, num_test, config)
+        nats = validation_nats(state, ~done, data, rows, over, num_test, config)
         nats = np.where(done, history[-1], nats)
         better = ~done & (nats > best_nats)
         improved = ~done & (nats > best_nats + config.min_improvement)
