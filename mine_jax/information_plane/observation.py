@@ -224,7 +224,11 @@ def _observe(
     compared = {} if known is None else dict.fromkeys(config.also, (math.nan, math.nan))
     if "bins" in compared:  # of the activations as they are
         compared["bins"] = comparisons.bins(layer[test], known)
-    smallest = MIN_RELATIVE_VARIANCE * float(np.vdot(layer, layer)) / len(layer)
+    smallest = (
+        MIN_RELATIVE_VARIANCE
+        * float(np.einsum("nd,nd->", layer, layer, dtype=np.float64))
+        / len(layer)
+    )
     layer -= layer.mean(axis=0, dtype=np.float64).astype(np.float32)
     noise_std = _noise_std(layer, rows.train[0], config, len(test), smallest)
     constant = noise_std == 0
@@ -237,7 +241,7 @@ def _observe(
     references = brackets.bracket(layer, test_noise, sigma, every, test, name)
     if "kde" in compared:
         compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
-    total = float(np.vdot(layer, layer)) / len(layer)
+    total = float(np.einsum("nd,nd->", layer, layer, dtype=np.float64)) / len(layer)
     columns = layer.shape[1]
     kept, axes = layer, None
     if columns > WIDTHS[0]:
