@@ -207,7 +207,9 @@ def canonical_form(
             projected.append(values * _inverse_spread(values)[None])
             projections.append(jnp.pad(directions, ((0, 0), (0, width - k))))
         a, b = projected
-        one_minus_rho = isotonic(jnp.mean((a - b) ** 2, axis=0) / 2)
+        # A constant column has no correlation, and its place is after all others.
+        varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0)
+        one_minus_rho = isotonic(jnp.where(varies, jnp.mean((a - b) ** 2, axis=0) / 2, 2.0))
         gap = _gap(one_minus_rho, a, b, validation_rows.shape[1])
         gap = jnp.pad(gap, (0, width - k), constant_values=1.0)
         return Correlated(sides[0].mean, projections[0], sides[1].mean, projections[1], gap)

@@ -129,15 +129,19 @@ def test_even_shifts_are_different_and_leave_no_sample_in_place(n, number):
 )
 def test_validation_nats_is_larger_trusted_form(monkeypatch, form, values, expected, infonce):
     forms = tuple(np.array([value]) for value in values)
-    monkeypatch.setattr(evaluation, "evaluate_values", lambda *_: forms)
+    calls = []
+    monkeypatch.setattr(evaluation, "evaluate_values", lambda *call: calls.append(call) or forms)
     config, data = replace(CONFIG, form=form), training.check_data(*samples())
-    value = evaluation.validation_nats(None, None, data, None, 100, config)
-    np.testing.assert_allclose(value, [expected])
+    rows, train_rows = np.arange(20)[None], np.arange(20, 90)[None]
+    for normalize in (False, True):
+        config = replace(config, normalize=normalize)
+        value = evaluation.validation_nats(None, None, data, rows, train_rows, 100, config)
+        np.testing.assert_allclose(value, [expected])
     assert evaluation.uses_infonce(*forms, 100, config) == [infonce]
-    # Normalized scores are compared in the form that normalizes them over the validation samples.
-    normalized = replace(config, normalize=True)
-    value = evaluation.validation_nats(None, None, data, None, 100, normalized)
-    np.testing.assert_array_equal(value, forms[1])
+    # Normalized scores are so over as many training samples, all pairs of them.
+    assert calls[0][-1] is None
+    np.testing.assert_array_equal(calls[1][-1], train_rows[:, :20])
+    assert calls[1][-2] is None
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,6 @@ def test_validation_nats_is_larger_trusted_form(monkeypatch, form, values, expec
     [
         ({}, max(np.log(50), np.log(400) - 1), np.inf),
         ({"form": "infonce"}, np.log(50), np.inf),
-        ({"normalize": True, "form": "donsker_varadhan"}, np.log(50), np.inf),
         ({"form": "donsker_varadhan"}, np.inf, np.inf),
         ({"bound": "nwj"}, np.inf, np.inf),
         ({"label_marginal": "shuffled", "form": "infonce"}, np.log(50), np.log(50)),
