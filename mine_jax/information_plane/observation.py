@@ -25,7 +25,7 @@ from mine_jax.mine import Samples
 # Numbers of principal axes that a layer may be observed on: few, so that few programs are compiled.
 WIDTHS = (128, 256, 512, 1024)
 Y_WIDTH = 128  # of the networks of I(Y;T), which over-fit with more (BUILD_NOTES, decision 9)
-AXES_ROWS = 5000  # training samples that give the axes: all of them cost four times as much
+AXES_ROWS = 5000  # training samples that give the axes: a quarter of the multiplications for 20,000
 MAX_LOST_NATS = 0.05  # that the axes left out may hold
 MIN_RELATIVE_VARIANCE = 1e-10  # beside the mean square: below, the variance is rounding
 NO_VARIANCE = "The layer has no variance: it tells nothing, and the value is 0."
