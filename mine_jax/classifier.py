@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 
 from mine_jax import devices
 from mine_jax.compilation import jit
@@ -268,24 +270,50 @@ def _train_steps(
 ) -> tuple[Params, optax.OptState, jax.Array]:
     """Take the steps `start` to `stop` and return the sum of their losses.
 
-    Both ends are traced, so that a shorter last chunk needs no second compilation.
+    Both ends are traced, so that a shorter last chunk needs no second compilation. A CPU's devices
+    share each batch where they divide it: most of a step moves data, which one core does alone.
     """
+    mesh = devices.networks_mesh()
+    shared = mesh is not None and batches.shape[1] % mesh.size == 0
+    parts = mesh.size if mesh is not None and shared else 1
     optimizer = _optimizer(config)
 
-    def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
-        rows = devices.shard_batch(rows)
-        logits: Any = model.apply(params, devices.shard_batch(images[rows]))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
-
-    def step(
-        i: jax.Array, carry: tuple[Params, optax.OptState, jax.Array]
+    def steps(
+        params: Params,
+        opt_state: optax.OptState,
+        batches: jax.Array,
+        start: int,
+        stop: int,
+        images: jax.Array,
+        labels: jax.Array,
     ) -> tuple[Params, optax.OptState, jax.Array]:
-        params, opt_state, total = carry
-        loss, gradients = jax.value_and_grad(mean_loss)(params, batches[i])
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, total + loss
+        def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
+            rows = devices.shard_batch(rows)
+            logits: Any = model.apply(params, devices.shard_batch(images[rows]))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
 
-    return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
+        def loss_and_gradients(params: Params, rows: jax.Array) -> tuple[jax.Array, Params]:
+            if not shared:
+                return jax.value_and_grad(mean_loss)(params, rows)
+            own = rows.reshape(parts, -1)[lax.axis_index(devices.NETWORKS_AXIS)]
+            # One exchange of all numbers: one for each array takes longer.
+            flat, restore = ravel_pytree(jax.value_and_grad(mean_loss)(params, own))
+            return restore(lax.pmean(flat, devices.NETWORKS_AXIS))
+
+        def step(
+            i: jax.Array, carry: tuple[Params, optax.OptState, jax.Array]
+        ) -> tuple[Params, optax.OptState, jax.Array]:
+            params, opt_state, total = carry
+            loss, gradients = loss_and_gradients(params, batches[i])
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, total + loss
+
+        return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
+
+    if shared:
+        whole = PartitionSpec()
+        steps = jax.shard_map(steps, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    return steps(params, opt_state, batches, start, stop, images, labels)
 
 
 train_steps = jit(_train_steps, static_argnames=("model", "config"))

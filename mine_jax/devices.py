@@ -82,18 +82,21 @@ def commit_to_networks_mesh(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Put the arrays of a pytree on all devices of the mesh."""
-    current = mesh()
+    """Put the arrays of a pytree on all devices of the mesh, or of `networks_mesh`."""
+    current = mesh() or networks_mesh()
     if current is None:
         return jax.tree.map(jax.device_put, tree)
     sharding = NamedSharding(current, PartitionSpec())
+    done: dict[int, jax.Array] = {}  # an array that is in the pytree twice is put there once
 
     def put(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
-        return jax.device_put(np.asarray(leaf), sharding)
+        if id(leaf) not in done:
+            done[id(leaf)] = jax.device_put(np.asarray(leaf), sharding)
+        return done[id(leaf)]
 
     return jax.tree.map(put, tree)
 

@@ -54,11 +54,11 @@ class Linear(nn.Module):
         return nn.Dense(3)(images)
 
 
-def train():
+def train(batch_size=16):
     """Train for an epoch; return the loss and the accuracy."""
     generator = np.random.default_rng(0)
     images, labels = generator.random((64, 5), np.float32), generator.integers(0, 3, 64)
-    config = classifier.ClassifierConfig(batch_size=16, learning_rate=0.5)
+    config = classifier.ClassifierConfig(batch_size, learning_rate=0.5)
     state = classifier.init(jax.random.key(0), Linear(), config, (5,))
     state, info = classifier.train_epoch(state, jax.random.key(1), Linear(), config, images, labels)
     return info.train_loss, classifier.accuracy(state.params, Linear(), images, labels)

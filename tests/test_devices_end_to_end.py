@@ -1,4 +1,4 @@
-"""Tests of `lower_bound` on several devices: the values of one device."""
+"""Tests of `lower_bound` and of the classifier on several devices: the values of one device."""
 
 import os
 import pickle
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from test_devices import train
 
 from mine_jax import lower_bound
 from mine_jax.mine import MineConfig
@@ -16,12 +17,14 @@ from mine_jax.mine import MineConfig
 CONFIG = MineConfig(
     hidden=16, features=8, batch_size=64, check_every=10, max_steps=30, folds=2, patience=9
 )
+BATCH_SIZES = (16, 15)  # of a classifier: two devices share one of them
 PROGRAM = """
 import pickle, sys
 from pathlib import Path
 import jax
 from mine_jax import devices
-from test_devices_end_to_end import estimate
+from test_devices import train
+from test_devices_end_to_end import BATCH_SIZES, estimate
 
 folder = Path(sys.argv[1])
 states = pickle.loads((folder / "states").read_bytes())
@@ -30,6 +33,7 @@ one_device = jax.device_put(states, jax.devices()[1])  # committed there
 networks_shared = estimate(one_device, jax.device_put(jax.random.key(0), jax.devices()[0]))
 with devices.use(2):
     batches_shared = estimate(states)
+(folder / "classifiers").write_bytes(pickle.dumps([train(size) for size in BATCH_SIZES]))
 (folder / "warm").write_bytes(pickle.dumps([networks_shared, batches_shared]))
 """
 
@@ -43,7 +47,7 @@ def estimate(init=None, key=None):
     return {name: (each.nats, each.influence, each.state) for name, each in estimates.items()}
 
 
-def test_lower_bound_warm_start_on_two_devices_equals_one_device(tmp_path):
+def test_two_devices_give_the_values_of_one(tmp_path):
     cold = estimate()
     states = {name: state for name, (_, _, state) in cold.items()}
     (tmp_path / "states").write_bytes(pickle.dumps(states))
@@ -56,8 +60,11 @@ def test_lower_bound_warm_start_on_two_devices_equals_one_device(tmp_path):
     command = [sys.executable, "-c", PROGRAM, tmp_path]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         expected = estimate(states)
+        classifiers = [train(size) for size in BATCH_SIZES]
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-2000:]
+    shared = pickle.loads((tmp_path / "classifiers").read_bytes())
+    np.testing.assert_allclose(shared, classifiers, rtol=1e-5)
     both_ways = pickle.loads((tmp_path / "warm").read_bytes())
     for name, (nats, influence, _), warm in (
         (name, value, warm) for warm in both_ways for name, value in expected.items()

@@ -19,7 +19,7 @@ from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, st
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import fit_stack
 from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import check_key, check_same_shapes, init_stack
+from mine_jax.mine.training import check_key, check_same_shapes, expected_state, init_stack
 
 MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
 MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
@@ -234,14 +234,17 @@ def _fit_group(
     config, folds = group.config, len(rows.train)
     data, state = _init_group(group, init_key, folds)
     data = devices.replicate(data)
-    templates = _templates(group)
+    shapes = _shapes(dict(zip(group.names, group.pairs, strict=True)), config)
     fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))
     num_test = rows.test.shape[1]
     earlier = None
     if init is not None:
         padded = jax.eval_shape(lambda: stack.select(state, slice(0, folds)))
         earlier = stack.concatenate([stack.resize(init[name], padded) for name in group.names])
-    state = choose_start(state, earlier, data, rows.train, rows.validation, fold, num_test, config)
+    noise_alone = stack.is_noise_alone([(pair.x, pair.z) for pair in group.pairs])
+    state = choose_start(
+        *(state, earlier, data, rows.train, rows.validation, fold, num_test, config), noise_alone
+    )
     state, info = fit_stack(
         fit_keys, state, data, rows.train, rows.validation, fold, num_test, config, on_check
     )
@@ -264,7 +267,7 @@ def _fit_group(
             stack.select(validation, networks),
             stack.select(train, networks),
             FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
-            stack.resize(stack.select(state, networks), templates[i]),
+            stack.resize(stack.select(state, networks), shapes[name]),
             config,
         )
     return estimates
@@ -296,12 +299,23 @@ def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> di
     return states
 
 
-def _templates(group: Group) -> list[MineState]:
-    """Return the shapes of each pair's networks without the padding of the group."""
-    pairs = dict(zip(group.names, group.pairs, strict=True))
-    key = jax.random.key(0)
-    states = jax.eval_shape(lambda: init_states(pairs, group.config, key))
-    return [states[name] for name in group.names]
+def _shapes(pairs: Mapping[str, Pair], config: MineConfig) -> dict[str, MineState]:
+    """Return the shapes of each pair's networks, folds in front, without the padding of a group."""
+    folds = config.folds if config.cross_fit else 1
+    shapes = {}
+    for name, pair in pairs.items():
+        (group,) = group_pairs({name: pair}, config)
+        sides = tuple(
+            (
+                (1, *side.measured.shape),
+                side.measured.dtype,
+                (stack.num_columns(side.measured),),
+                (0,) * folds,
+            )
+            for side in (pair.x, pair.z)
+        )
+        shapes[name] = expected_state(sides, group.config)
+    return shapes
 
 
 def group_pairs(pairs: Mapping[str, Pair], config: MineConfig) -> list[Group]:
@@ -395,7 +409,7 @@ def _check_init(
             f"init has states of {sorted(init)}, but the pairs are {sorted(pairs)}; start cold, or "
             "give a state of each"
         )
-    wanted = jax.eval_shape(lambda: init_states(pairs, config, jax.random.key(0)))
+    wanted = _shapes(pairs, config)
     for name, state in init.items():
         check_same_shapes(state, wanted[name])
 

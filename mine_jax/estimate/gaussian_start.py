@@ -53,6 +53,7 @@ def choose_start(
     fold: np.ndarray,
     num_test: int,
     config: MineConfig,
+    noise_alone: bool = False,
 ) -> MineState:
     """Return for every network the candidate that is best on its validation samples.
 
@@ -73,6 +74,8 @@ def choose_start(
       fold: the fold of each network, (networks,).
       num_test: number of test samples of a fold.
       config: the configuration.
+      noise_alone: z is x without measurement noise; then columns that are paired are all that the
+        closed form tries.
     """
     candidates = [fresh]
     if config.gaussian_start and fresh.gaussian is not None:
@@ -80,7 +83,7 @@ def choose_start(
         temperatures = TEMPERATURES if labels or earlier is None else TEMPERATURES[:1]
         renewed = []
         for parts in _closed_forms(
-            data, train_rows, validation_rows, fold, fresh, labels, temperatures, config
+            data, train_rows, validation_rows, fold, fresh, labels, temperatures, config, noise_alone
         ):
             candidates += [fresh._replace(gaussian=part) for part in parts]
             if earlier is not None:
@@ -101,6 +104,7 @@ def _closed_forms(
     labels: bool,
     temperatures: tuple[float, ...],
     config: MineConfig,
+    noise_alone: bool,
 ) -> Iterator[list[GaussianPart]]:
     """Yield the Gaussian parts of each closed form; the first one is at temperature 1."""
     if labels:
@@ -112,14 +116,15 @@ def _closed_forms(
     width = fresh.gaussian.cross.shape[-1]
     most = min(config.leading_pairs, width - 1)
     leading = [number for number in NUM_LEADING_PAIRS if number <= most]
-    for ridge in RIDGES:
+    columns = [np.asarray(side.columns)[np.asarray(side.index)] for side in data]
+    paired = (columns[0] == columns[1]) & (columns[0] <= width)
+    for ridge in () if noise_alone and paired.all() else RIDGES:
         form = canonical_form(data, train_rows, validation_rows, fold, ridge, width, config)
         yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures] + [
             temper_correlations(form, t, number)
             for number, t in itertools.product(leading, temperatures[:2])
         ]
-    columns = [np.asarray(side.columns)[np.asarray(side.index)] for side in data]
-    if np.any((columns[0] == columns[1]) & (columns[0] <= width)):
+    if paired.any():
         form = paired_form(data, train_rows, fold, width, config)
         yield [temper_correlations(form, t, ALL_PAIRS) for t in temperatures]
 
@@ -179,7 +184,15 @@ def canonical_form(
       The pairs of every network, networks in front.
     """
 
-    def one(fold: Array, x_index: Array, z_index: Array) -> Correlated:
+    def one(
+        fold: Array,
+        x_index: Array,
+        z_index: Array,
+        data: Data,
+        train_rows: Array,
+        validation_rows: Array,
+        ridge: Array,
+    ) -> Correlated:
         sides = [
             _side(data.x, x_index, train_rows[fold], validation_rows[fold]),
             _side(data.z, z_index, train_rows[fold], validation_rows[fold]),
@@ -215,7 +228,8 @@ def canonical_form(
         return Correlated(sides[0].mean, projections[0], sides[1].mean, projections[1], gap)
 
     mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+    common = data, train_rows, validation_rows, jnp.asarray(ridge)
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index, common=common)
 
 
 @jit(static_argnames=("width", "config"), fast_compile=True)
@@ -240,7 +254,9 @@ def paired_form(
       The pairs of every network, networks in front.
     """
 
-    def one(fold: Array, x_index: Array, z_index: Array) -> Correlated:
+    def one(
+        fold: Array, x_index: Array, z_index: Array, data: Data, train_rows: Array
+    ) -> Correlated:
         rows = train_rows[fold]
         x = _side(data.x, x_index, rows, rows[:1])
         z = _side(data.z, z_index, rows, rows[:1])
@@ -265,7 +281,8 @@ def paired_form(
         return Correlated(x.mean, projections[0], z.mean, projections[1], gap)
 
     mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+    common = data, train_rows
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index, common=common)
 
 
 class _Columns(NamedTuple):
@@ -381,7 +398,15 @@ def discriminant_form(
       The Gaussian part of every network, networks in front.
     """
 
-    def one(fold: Array, x_index: Array, z_index: Array) -> GaussianPart:
+    def one(
+        fold: Array,
+        x_index: Array,
+        z_index: Array,
+        data: Data,
+        train_rows: Array,
+        ridge: Array,
+        threshold: Array,
+    ) -> GaussianPart:
         rows = train_rows[fold]
         side = _side(data.x, x_index, rows, rows[:1])
         labels = stack.take_rows(data.z.measured, z_index, rows)
@@ -411,7 +436,8 @@ def discriminant_form(
         )
 
     mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index)
+    common = data, train_rows, jnp.asarray(ridge), jnp.asarray(threshold)
+    return stack.map_networks(mapper, one, fold, data.x.index, data.z.index, common=common)
 
 
 def temper_discriminants(part: GaussianPart, temperature: float) -> GaussianPart:

@@ -1,5 +1,7 @@
 """A chunk of training: many steps of every network of a stack, in one program."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +40,14 @@ def train_chunk(
     """
 
     def one(
-        state: MineState, rate: Array, fold: Array, x_index: Array, z_index: Array
+        state: MineState,
+        rate: Array,
+        fold: Array,
+        x_index: Array,
+        z_index: Array,
+        data: Data,
+        keys: Array,
+        batches: Array,
     ) -> tuple[MineState, Array]:
         weights = class_weights(data, z_index, config)
         columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
@@ -60,6 +69,7 @@ def train_chunk(
         stack.resolve_mapper(config.mapper),
         one,
         *(state, rate, fold, data.x.index, data.z.index),
+        common=(data, keys, batches),
         active=active,
         otherwise=(state, nothing),
     )
@@ -68,18 +78,18 @@ def train_chunk(
 def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
     """Return rows of one array, with fresh noise if there is any.
 
-    A key for each column: the noise of a network does not depend on the others of its stack.
+    A key for each row, whose first numbers do not depend on how many are drawn: the noise of a
+    network does not depend on the others of its stack.
     """
     if side.noiseless is None or side.noise_std is None:
         return stack.take_rows(side.measured, index, rows)
     values = stack.take_rows(side.noiseless, index, rows)
-    noise_std = jnp.asarray(side.noise_std)[index]
-
-    def noise_of(column: Array) -> Array:
-        deviation = jnp.where(column < stack.columns_of(side, index), noise_std, 0)
-        return deviation * jax.random.normal(jax.random.fold_in(key, column), rows.shape)
-
-    noise = jax.vmap(noise_of, out_axes=1)(jnp.arange(stack.num_columns(values)))
+    columns = jnp.arange(stack.num_columns(values))
+    deviations = jnp.where(
+        columns < stack.columns_of(side, index), jnp.asarray(side.noise_std)[index], 0
+    )
+    draw = partial(jax.random.normal, shape=columns.shape)
+    noise = deviations[None] * jax.vmap(draw)(jax.random.split(key, len(rows)))
     return values + noise.reshape(values.shape)
 
 

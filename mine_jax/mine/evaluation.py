@@ -76,11 +76,21 @@ def evaluate_rows(
       Values and standard errors, (networks,), and influences, (networks, r).
     """
 
-    def one(state: MineState, rows: Array, train_rows: Array | None, *index: Array) -> Forms:
+    def one(
+        state: MineState,
+        rows: Array,
+        train_rows: Array | None,
+        x_index: Array,
+        z_index: Array,
+        data: Data,
+    ) -> Forms:
+        index = x_index, z_index
         return _held_out(state, data, index, rows, None, config, train_rows, errors=True)
 
-    mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, state, rows, train_rows, data.x.index, data.z.index)
+    arguments = state, rows, train_rows, data.x.index, data.z.index
+    return stack.map_networks(
+        stack.resolve_mapper(config.mapper), one, *arguments, common=(data,)
+    )
 
 
 @jit(static_argnames=("config", "shuffles"))
@@ -109,8 +119,14 @@ def evaluate_values(
     """
 
     def one(
-        state: MineState, rows: Array, train_rows: Array | None, *index: Array
+        state: MineState,
+        rows: Array,
+        train_rows: Array | None,
+        x_index: Array,
+        z_index: Array,
+        data: Data,
     ) -> tuple[Array, Array]:
+        index = x_index, z_index
         forms = _held_out(state, data, index, rows, shuffles, config, train_rows, errors=False)
         return forms[0].nats, forms[1].nats
 
@@ -119,6 +135,7 @@ def evaluate_values(
         stack.resolve_mapper(config.mapper),
         one,
         *(state, rows, train_rows, data.x.index, data.z.index),
+        common=(data,),
         active=active,
         otherwise=(nothing, nothing),
     )

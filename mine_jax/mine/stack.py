@@ -79,9 +79,14 @@ def stack_samples(pairs: Sequence[tuple[Samples, Samples]], repeats: int = 1) ->
     Returns:
       The data of len(pairs) · repeats networks.
     """
-    return Data(
-        _stack_side([x for x, _ in pairs], repeats), _stack_side([z for _, z in pairs], repeats)
-    )
+    x, z = (_stack_side(side, repeats) for side in zip(*pairs, strict=True))
+    return Data(x._replace(noiseless=z.measured), z) if is_noise_alone(pairs) else Data(x, z)
+
+
+def is_noise_alone(pairs: Sequence[tuple[Samples, Samples]]) -> bool:
+    """Tell whether z is x without measurement noise, a different array for each of the pairs."""
+    arrays = {id(z.measured) for x, z in pairs if x.noiseless is z.measured}
+    return len(arrays) == len(pairs)
 
 
 def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
@@ -122,7 +127,12 @@ def columns_of(side: Side, index: Array) -> Array:
 
 
 def map_networks(
-    mapper: str, function: Callable, *arguments: Any, active: Any = None, otherwise: Any = None
+    mapper: str,
+    function: Callable,
+    *arguments: Any,
+    common: tuple = (),
+    active: Any = None,
+    otherwise: Any = None,
 ) -> Any:
     """Apply a function to each network of a stack, in one program.
 
@@ -130,8 +140,10 @@ def map_networks(
 
     Args:
       mapper: "vmap" or "map" (see `resolve_mapper`).
-      function: takes one network's slice of each argument.
+      function: takes one network's slice of each argument, then `common`. It must not close over
+        arrays: those of several devices would not fit.
       *arguments: pytrees whose leaves have the networks on the first axis.
+      common: pytrees that all networks share.
       active: (networks,), those to apply it to; None for all. "map" skips the others.
       otherwise: the results of the other networks, with the shapes of `function`'s.
 
@@ -139,26 +151,29 @@ def map_networks(
       The results, with the networks on the first axis.
     """
     if mapper == "vmap":
-        new = jax.vmap(function)(*arguments)
+        new = jax.vmap(lambda *each: function(*each, *common))(*arguments)
         return new if active is None else choose(active, new, otherwise)
     mesh = devices.networks_mesh()
     if mesh is None and active is None:
-        return lax.map(lambda each: function(*each), arguments)
+        return lax.map(lambda each: function(*each, *common), arguments)
     number = jax.tree.leaves(arguments)[0].shape[0]
     if active is None:
         active = jnp.ones(number, bool)
         otherwise = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(jax.vmap(function), *arguments),
+            jax.eval_shape(jax.vmap(lambda *each: function(*each, *common)), *arguments),
         )
 
-    def one(each: tuple) -> Any:
-        active, otherwise, arguments = each
-        return lax.cond(active, lambda: function(*arguments), lambda: otherwise)
+    def every(stacked: tuple, common: tuple) -> Any:
+        def one(each: tuple) -> Any:
+            active, otherwise, arguments = each
+            return lax.cond(active, lambda: function(*arguments, *common), lambda: otherwise)
+
+        return lax.map(one, stacked)
 
     stacked = jnp.asarray(active), otherwise, arguments
     if mesh is None:
-        return lax.map(one, stacked)
+        return every(stacked, common)
     missing = -number % mesh.size  # networks that are not active, for as many on each device
     padded = jax.tree.map(
         lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)]), stacked
@@ -166,13 +181,9 @@ def map_networks(
     padded = (padded[0] & (jnp.arange(number + missing) < number), *padded[1:])
     axis = PartitionSpec(mesh.axis_names[0])
     shared = jax.shard_map(
-        lambda stacked: lax.map(one, stacked),
-        mesh=mesh,
-        in_specs=axis,
-        out_specs=axis,
-        check_vma=False,
+        every, mesh=mesh, in_specs=(axis, PartitionSpec()), out_specs=axis, check_vma=False
     )
-    return select(shared(padded), slice(0, number))
+    return select(shared(padded, common), slice(0, number))
 
 
 def resolve_mapper(mapper: str) -> str:

@@ -312,9 +312,10 @@ def _step_stack(
     key: Array, state: MineState, data: Data, config: MineConfig
 ) -> tuple[MineState, MineInfo]:
     order = jax.random.permutation(key, data.x.measured.shape[1])
-    rate = jnp.asarray(config.learning_rate)
 
-    def one(state: MineState, x_index: Array, z_index: Array) -> tuple[MineState, MineInfo]:
+    def one(
+        state: MineState, x_index: Array, z_index: Array, data: Data, order: Array
+    ) -> tuple[MineState, MineInfo]:
         batch = Batch(
             stack.take_rows(data.x.measured, x_index, order),
             stack.take_rows(data.z.measured, z_index, order),
@@ -322,10 +323,11 @@ def _step_stack(
             stack.columns_of(data.z, z_index),
             class_weights(data, z_index, config),
         )
-        return ascend(state, batch, rate, config)
+        return ascend(state, batch, jnp.asarray(config.learning_rate), config)
 
     mapper = stack.resolve_mapper(config.mapper)
-    return stack.map_networks(mapper, one, state, data.x.index, data.z.index)
+    index = data.x.index, data.z.index
+    return stack.map_networks(mapper, one, state, *index, common=(data, order))
 
 
 # --- Checks ---------------------------------------------------------------------------------------
@@ -414,12 +416,18 @@ def check_state(state: MineState, data: Data, config: MineConfig) -> None:
         (side.measured.shape, side.measured.dtype, tuple(side.columns), tuple(side.index))
         for side in data
     )
-    check_same_shapes(state, _expected_state(sides, config))
+    check_same_shapes(state, expected_state(sides, config))
 
 
 @lru_cache(maxsize=64)  # tracing takes longer than a step
-def _expected_state(sides: tuple[tuple, tuple], config: MineConfig) -> MineState:
-    """Return the shapes of untrained networks."""
+def expected_state(sides: tuple[tuple, tuple], config: MineConfig) -> MineState:
+    """Return the shapes of untrained networks.
+
+    Args:
+      sides: of x and of z the shape (arrays, n, …) and type of the samples, the numbers of columns
+        that are data, and the array of each network, see `stack.Side`.
+      config: the configuration.
+    """
     measured: Any = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, *_ in sides]
     x, z = (
         Side(array, None, None, np.array(columns), np.array(index))

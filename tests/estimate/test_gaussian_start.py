@@ -315,11 +315,14 @@ def test_leading_pairs_compete_as_far_as_asked_for(choice, monkeypatch, leading_
     monkeypatch.setattr(gaussian_start, "temper_correlations", lambda _, *how: how)
     config = dataclasses.replace(CONFIG, leading_pairs=leading_pairs)
     temperatures = gaussian_start.TEMPERATURES
-    rest = train, validation, fold, fresh, False, temperatures, config
+    rest = train, validation, fold, fresh, False, temperatures, config, False
     forms = list(gaussian_start._closed_forms(data, *rest))
     # Four temperatures of all three pairs, then two of the first pair and of the first two.
     assert [len(parts) for parts in forms] == [candidates] * 3 + [4]
     assert forms[0][:4] == [(t, gaussian_start.ALL_PAIRS) for t in temperatures]
+    # Of z that is x without noise only the paired form is tried.
+    (alone,) = gaussian_start._closed_forms(data, *rest[:-1], True)
+    assert alone == forms[-1]
 
 
 def test_choose_start_gaussian_pair_reaches_closed_form_in_spite_of_far_sample(choice):
