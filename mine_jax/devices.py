@@ -66,17 +66,22 @@ def networks_mesh() -> Mesh | None:
 
 
 def commit_to_networks_mesh(tree: Any) -> Any:
-    """Replicate arrays of a pytree that are committed to some devices of `networks_mesh` alone."""
+    """Replicate the arrays of a pytree on `networks_mesh`.
+
+    Those committed to one of its devices would clash with others, and a program would be compiled
+    for each combination of places.
+    """
     networks = networks_mesh()
     if networks is None:
         return tree
+    replicated = NamedSharding(networks, PartitionSpec())
 
     def put(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or not leaf.committed:
+        if not isinstance(leaf, jax.Array | np.ndarray):
             return leaf
-        if len(leaf.sharding.device_set) == networks.size and leaf.sharding.is_fully_replicated:
+        if isinstance(leaf, jax.Array) and leaf.sharding == replicated:
             return leaf
-        return jax.device_put(leaf, NamedSharding(networks, PartitionSpec()))
+        return jax.device_put(leaf, replicated)
 
     return jax.tree.map(put, tree)
 

@@ -232,8 +232,8 @@ def _fit_group(
 ) -> dict[str, Estimate]:
     """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
     config, folds = group.config, len(rows.train)
-    data, state = _init_group(group, init_key, folds)
-    data = devices.replicate(data)
+    data = devices.replicate(_stack_group(group, folds))
+    state = _init_group(group, data, init_key, folds)
     shapes = _shapes(dict(zip(group.names, group.pairs, strict=True)), config)
     fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))
     num_test = rows.test.shape[1]
@@ -273,14 +273,17 @@ def _fit_group(
     return estimates
 
 
-def _init_group(group: Group, key: Array, folds: int) -> tuple[Data, MineState]:
-    """Return the stacked samples of a group and its untrained networks."""
-    data = stack.stack_samples([(pair.x, pair.z) for pair in group.pairs], repeats=folds)
+def _stack_group(group: Group, folds: int) -> Data:
+    return stack.stack_samples([(pair.x, pair.z) for pair in group.pairs], repeats=folds)
+
+
+def _init_group(group: Group, data: Data, key: Array, folds: int) -> MineState:
+    """Return the untrained networks of a group with its stacked samples."""
     seeds = jnp.array([pair.seed for pair in group.pairs])
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), folds))(
         seeds
     ).reshape(-1)
-    return data, init_stack(keys, data, group.config)
+    return init_stack(keys, data, group.config)
 
 
 def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> dict[str, MineState]:
@@ -295,7 +298,7 @@ def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> di
     states = {}
     for name, pair in pairs.items():
         (group,) = group_pairs({name: pair}, config)
-        _, states[name] = _init_group(group, key, folds)
+        states[name] = _init_group(group, _stack_group(group, folds), key, folds)
     return states
 
 

@@ -82,9 +82,8 @@ def choose_start(
         labels = sums_over_classes(data, config)
         temperatures = TEMPERATURES if labels or earlier is None else TEMPERATURES[:1]
         renewed = []
-        for parts in _closed_forms(
-            data, train_rows, validation_rows, fold, fresh, labels, temperatures, config, noise_alone
-        ):
+        how = fresh, labels, temperatures, config, noise_alone
+        for parts in _closed_forms(data, train_rows, validation_rows, fold, *how):
             candidates += [fresh._replace(gaussian=part) for part in parts]
             if earlier is not None:
                 renewed.append(earlier._replace(gaussian=parts[0]))

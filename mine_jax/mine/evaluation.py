@@ -88,9 +88,7 @@ def evaluate_rows(
         return _held_out(state, data, index, rows, None, config, train_rows, errors=True)
 
     arguments = state, rows, train_rows, data.x.index, data.z.index
-    return stack.map_networks(
-        stack.resolve_mapper(config.mapper), one, *arguments, common=(data,)
-    )
+    return stack.map_networks(stack.resolve_mapper(config.mapper), one, *arguments, common=(data,))
 
 
 @jit(static_argnames=("config", "shuffles"))
