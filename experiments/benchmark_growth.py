@@ -42,21 +42,28 @@ def chunk_call(data: "Data", config: "MineConfig", steps: int) -> Callable[[], A
     from mine_jax.mine import chunks, training
 
     networks = len(data.x.index)
-    state = training.init_stack(jax.random.split(jax.random.key(0), networks), data, config)
     shape = 1, steps, config.batch_size
     batches = np.random.default_rng(0).integers(0, data.x.measured.shape[1], shape, np.int32)
-    arguments = devices.replicate(
-        (
-            state,
-            np.ones(networks, bool),
-            np.full(networks, config.learning_rate, np.float32),
-            jax.random.split(jax.random.key(1), 1),
-            batches,
-            np.zeros(networks, np.int32),
-            data,
+    with devices.for_networks(networks):
+        data = devices.replicate(data)
+        state = training.init_stack(jax.random.split(jax.random.key(0), networks), data, config)
+        arguments = devices.replicate(
+            (
+                state,
+                np.ones(networks, bool),
+                np.full(networks, config.learning_rate, np.float32),
+                jax.random.split(jax.random.key(1), 1),
+                batches,
+                np.zeros(networks, np.int32),
+                data,
+            )
         )
-    )
-    return partial(chunks.train_chunk, *arguments, config)
+
+    def call() -> Any:
+        with devices.for_networks(networks):
+            return chunks.train_chunk(*arguments, config)
+
+    return call
 
 
 def measure(steps: int, repeats: int) -> list[dict[str, Any]]:

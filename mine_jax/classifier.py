@@ -398,7 +398,9 @@ def _map_blocks(function: Callable[[Any], Arrays], images: Array, batch_size: in
         first = min(start, n - size)
         block = jax.device_get(function(images[first : first + size]))
         if results is None:
-            results = jax.tree.map(lambda a: np.empty((n, *a.shape[1:]), a.dtype), block)
+            results = jax.tree.map(
+                lambda a: devices.aligned_empty((n, *a.shape[1:]), a.dtype), block
+            )
         for whole, part in zip(jax.tree.leaves(results), jax.tree.leaves(block), strict=True):
             whole[first : first + size] = part
     return results

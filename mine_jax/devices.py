@@ -5,6 +5,7 @@ Everything else is replicated, so a program only marks the arrays whose first ax
 of summation. Without a mesh the functions here have no effect.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 SAMPLES_AXIS = "samples"
 NETWORKS_AXIS = "networks"
+ALIGNMENT = 64  # bytes: the devices of a CPU use NumPy arrays aligned so as they are
 
 
 @contextmanager
@@ -65,6 +67,20 @@ def networks_mesh() -> Mesh | None:
     return Mesh(np.array(local), (NETWORKS_AXIS,))
 
 
+@contextmanager
+def for_networks(number: int) -> Iterator[None]:
+    """Leave a CPU's other devices out where there are fewer networks than devices.
+
+    One device computes with all cores, while others that have no network hold one core each.
+    """
+    networks = networks_mesh()
+    if networks is None or number >= networks.size:
+        yield
+        return
+    with jax.default_device(networks.devices.flat[0]):
+        yield
+
+
 def commit_to_networks_mesh(tree: Any) -> Any:
     """Replicate the arrays of a pytree on `networks_mesh`.
 
@@ -87,10 +103,14 @@ def commit_to_networks_mesh(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Put the arrays of a pytree on all devices of the mesh, or of `networks_mesh`."""
+    """Put the arrays of a pytree on all devices of the mesh, or of `networks_mesh`.
+
+    Without either they go to the device that is chosen, as by `for_networks`.
+    """
     current = mesh() or networks_mesh()
     if current is None:
-        return jax.tree.map(jax.device_put, tree)
+        chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, chosen), tree)
     sharding = NamedSharding(current, PartitionSpec())
     done: dict[int, jax.Array] = {}  # an array that is in the pytree twice is put there once
 
@@ -100,10 +120,30 @@ def replicate(tree: Any) -> Any:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         if id(leaf) not in done:
-            done[id(leaf)] = jax.device_put(np.asarray(leaf), sharding)
+            done[id(leaf)] = jax.device_put(aligned(np.asarray(leaf)), sharding)
         return done[id(leaf)]
 
     return jax.tree.map(put, tree)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of any values that a CPU's devices can share with NumPy.
+
+    `jax.device_put` makes no copy of it: it must not be changed afterwards.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return the array, or a copy, so that a CPU's devices need none each."""
+    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous:
+        return array
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def shard_batch(tree: Any) -> Any:

@@ -218,7 +218,8 @@ def lower_bounds(
                 )
                 on_progress(number * max_steps + steps, len(groups) * max_steps, text)
 
-        estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check)
+        with devices.for_networks(len(group.names) * len(fit_keys)):
+            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check)
     return {name: estimates[name] for name in pairs}
 
 

@@ -114,7 +114,8 @@ def bracket(
     others, of_class = np.empty((2, len(rows)))
     size = min(BLOCK_ROWS, len(rows))
     with jax.enable_x64(dtype == np.float64):
-        points: Any = jnp.asarray(layer, dtype)
+        # Without a copy of a wide layer, which takes hundreds of megabytes.
+        points: Any = jax.device_put(layer.astype(dtype, copy=False))
         by_image: Any = jnp.asarray(squares / 2, dtype), jnp.asarray(codes, jnp.int32)
         for start in range(0, len(rows), size):
             first = min(start, len(rows) - size)  # the last block repeats rows: one shape
