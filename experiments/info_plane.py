@@ -270,6 +270,8 @@ def experiment() -> None:
     if FLAGS.publish:
         suffix = "_poster" * (FLAGS.preset == "poster")
         suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
+        suffix += f"_{data.name}" * (data.name != "mnist")
+        suffix += f"_{config.num_seeds}_networks" * (config.num_seeds > 1)
         paths = [path / f"{name}{suffix}.png" for name in FIGURES]
         figures.information_plane(rows, description, paths[0])
         figures.mi_over_epochs(rows, result.training, description, paths[1])
