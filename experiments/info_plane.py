@@ -144,6 +144,7 @@ def plane_config() -> "PlaneConfig":
 
 def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dataset, dict]":
     """Load the data and open the run folder; return both and the content of config.json."""
+    from mine_jax.devices import aligned
     from mine_jax.information_plane import exact, probe_rows, records, resolved
     from mine_jax.lenet import datasets
 
@@ -152,6 +153,8 @@ def open_run(config: "PlaneConfig", devices: list[str]) -> "tuple[RunFolder, Dat
     if first:  # before a download; the others come when it has opened the folder
         folder.check(resume=FLAGS.resume)
     data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
+    # So that a CPU's devices need no copies of their own.
+    data = data._replace(train_images=aligned(data.train_images))
     choices = resolved(config, len(data.train_images))
     rows = probe_rows(config, len(data.train_images))
     settings = common.settings_of(__name__)

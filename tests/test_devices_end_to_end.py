@@ -22,7 +22,9 @@ PROGRAM = """
 import pickle, sys
 from pathlib import Path
 import jax
+import numpy as np
 from mine_jax import devices
+from mine_jax.mine import stack
 from test_devices import train
 from test_devices_end_to_end import BATCH_SIZES, estimate
 
@@ -33,6 +35,14 @@ one_device = jax.device_put(states, jax.devices()[1])  # committed there
 networks_shared = estimate(one_device, jax.device_put(jax.random.key(0), jax.devices()[0]))
 with devices.use(2):
     batches_shared = estimate(states)
+for active in ([1], [0, 1], [1, 0, 0], [0, 1, 1, 0, 1], None):
+    number = 3 if active is None else len(active)
+    values, active = np.arange(2.0 * number).reshape(number, 2), active and np.array(active, bool)
+    options = {"common": (np.float32(3),), "active": active, "otherwise": -values}
+    mapped = jax.jit(lambda mapper, options: stack.map_networks(
+        mapper, lambda each, factor: each * factor, values, **options
+    ), static_argnums=0)
+    np.testing.assert_array_equal(mapped("map", options), mapped("vmap", options))
 (folder / "classifiers").write_bytes(pickle.dumps([train(size) for size in BATCH_SIZES]))
 (folder / "warm").write_bytes(pickle.dumps([networks_shared, batches_shared]))
 """

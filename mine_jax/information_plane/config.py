@@ -40,7 +40,7 @@ NOISY_Y_CONFIG = replace(
     ROUND_CONFIG,
     batch_size=1024,
     learning_rate=2e-3,
-    patience=8,
+    patience=12,
     ema_decay=0.998,
     weight_decay=0.05,
     squares=False,

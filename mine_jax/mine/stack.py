@@ -174,16 +174,19 @@ def map_networks(
     stacked = jnp.asarray(active), otherwise, arguments
     if mesh is None:
         return every(stacked, common)
-    missing = -number % mesh.size  # networks that are not active, for as many on each device
-    padded = jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)]), stacked
-    )
-    padded = (padded[0] & (jnp.arange(number + missing) < number), *padded[1:])
+    # As many places on each device, and as many of the active networks, the others behind them.
+    per_device = -(-number // mesh.size)
+    ranks = jnp.arange(per_device * mesh.size).reshape(per_device, mesh.size).T.reshape(-1)
+    order = jnp.argsort(~jnp.asarray(active), stable=True)
+    place = order[jnp.minimum(ranks, number - 1)]
+    padded = jax.tree.map(lambda leaf: jnp.asarray(leaf)[place], stacked)
+    padded = (padded[0] & (ranks < number), *padded[1:])
     axis = PartitionSpec(mesh.axis_names[0])
     shared = jax.shard_map(
         every, mesh=mesh, in_specs=(axis, PartitionSpec()), out_specs=axis, check_vma=False
     )
-    return select(shared(padded, common), slice(0, number))
+    place_of = jnp.argsort(ranks)[jnp.argsort(order)]
+    return jax.tree.map(lambda leaf: leaf[place_of], shared(padded, common))
 
 
 def resolve_mapper(mapper: str) -> str:
