@@ -95,7 +95,9 @@ def train_epoch(
     """Train on each sample once, in random order.
 
     The order is drawn from `key` folded with `state.epoch`, so one key serves all epochs. The
-    n mod batch_size samples that fill no batch are dropped, different ones in each epoch.
+    n mod batch_size samples that fill no batch are dropped, different ones in each epoch. Where
+    devices share a batch each computes the mean loss of its part, so that the images of a batch
+    must have no influence on one another, as they have with batch normalization.
 
     Args:
       state: state to start from.
@@ -187,6 +189,7 @@ def train_epochs(
         ends = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
     else:
         ends = [run_epoch(train_steps, *start, i * num_steps) for i, start in enumerate(starts)]
+    ends = [(*devices.leave_networks_mesh(end[:2]), end[2]) for end in ends]
     return [
         (ClassifierState(params, opt_state, state.epoch + 1), EpochInfo(float(loss)))
         for state, (params, opt_state, loss) in zip(states, ends, strict=True)
@@ -236,7 +239,8 @@ def probe(
       batch_size: number of images on the device at once; the results (n, ...) are on the host.
 
     Returns:
-      The activations, each (n, ...), in the order of `names`.
+      The activations, each (n, ...), in the order of `names`. On a CPU `jax.device_put` shares
+      their memory: do not change them after it.
 
     Raises:
       ValueError: if there are no names or no images, or `batch_size` is below 1.
@@ -271,7 +275,8 @@ def _train_steps(
     """Take the steps `start` to `stop` and return the sum of their losses.
 
     Both ends are traced, so that a shorter last chunk needs no second compilation. A CPU's devices
-    share each batch where they divide it: most of a step moves data, which one core does alone.
+    share each batch where their number divides `batch_size`: most of a step moves data, which one
+    core does alone.
     """
     mesh = devices.networks_mesh()
     shared = mesh is not None and batches.shape[1] % mesh.size == 0
@@ -316,7 +321,7 @@ def _train_steps(
     return steps(params, opt_state, batches, start, stop, images, labels)
 
 
-train_steps = jit(_train_steps, static_argnames=("model", "config"))
+train_steps = jit(_train_steps, static_argnames=("model", "config"), shares_work=True)
 
 
 @jit(static_argnames=("model", "config"))

@@ -41,14 +41,26 @@ def supported_options(backend: str) -> dict[str, Any]:
 
 
 @overload
-def jit(function: F, *, static_argnames: Sequence[str] = (), fast_compile: bool = False) -> F: ...
+def jit(
+    function: F,
+    *,
+    static_argnames: Sequence[str] = (),
+    fast_compile: bool = False,
+    shares_work: bool = False,
+) -> F: ...
 @overload
-def jit(*, static_argnames: Sequence[str] = (), fast_compile: bool = False) -> Callable[[F], F]: ...
+def jit(
+    *,
+    static_argnames: Sequence[str] = (),
+    fast_compile: bool = False,
+    shares_work: bool = False,
+) -> Callable[[F], F]: ...
 def jit(
     function: Callable[..., Any] | None = None,
     *,
     static_argnames: Sequence[str] = (),
     fast_compile: bool = False,
+    shares_work: bool = False,
 ) -> Any:
     """Compile a function once for each backend and mesh; usable as a decorator.
 
@@ -59,9 +71,15 @@ def jit(
       function: the function; None to return a decorator.
       static_argnames: as for `jax.jit`.
       fast_compile: optimize less, for programs that run for less time than they compile.
+      shares_work: put all arrays on `devices.networks_mesh`, whose devices share the work.
     """
     if function is None:
-        return functools.partial(jit, static_argnames=static_argnames, fast_compile=fast_compile)
+        return functools.partial(
+            jit,
+            static_argnames=static_argnames,
+            fast_compile=fast_compile,
+            shares_work=shares_work,
+        )
     compiled: dict[Any, Callable[..., Any]] = {}
     lock = threading.Lock()
 
@@ -84,7 +102,7 @@ def jit(
                     out_shardings=mesh and NamedSharding(mesh, PartitionSpec()),
                 )
         # Where a CPU's devices share networks, arrays committed to one of them would clash.
-        args, kwargs = devices.commit_to_networks_mesh((args, kwargs))
+        args, kwargs = devices.commit_to_networks_mesh((args, kwargs), every=shares_work)
         return compiled[backend, mesh](*args, **kwargs)
 
     return call

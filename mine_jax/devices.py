@@ -1,8 +1,11 @@
-"""Computation on several devices: a mesh that shards the samples of a batch.
+"""Computation on several devices, in one of two ways.
 
-Everything else is replicated, so a program only marks the arrays whose first axis is samples
-(`shard_batch`); the compiler does the rest. Results agree with those of one device up to the order
-of summation. Without a mesh the functions here have no effect.
+* Within `use` a mesh shards the samples of a batch. Everything else is replicated, so a program
+  only marks the arrays whose first axis is samples (`shard_batch`); the compiler does the rest.
+* Elsewhere a CPU's devices, where there are several, share the networks of a stack and the batches
+  of a classifier (`networks_mesh`).
+
+Results agree with those of one device up to the order of summation.
 """
 
 import math
@@ -54,7 +57,7 @@ def mesh() -> Mesh | None:
 
 
 def networks_mesh() -> Mesh | None:
-    """Return a mesh of a CPU's devices that networks can be shared among.
+    """Return a mesh of a CPU's devices that networks, or parts of a batch, can be shared among.
 
     None outside a CPU, with one device (as by default), within `use`, or where the caller has
     chosen a device.
@@ -69,23 +72,26 @@ def networks_mesh() -> Mesh | None:
 
 @contextmanager
 def for_networks(number: int) -> Iterator[None]:
-    """Leave a CPU's other devices out where there are fewer networks than devices.
+    """Leave a CPU's other devices out if there is a single network.
 
-    One device computes with all cores, while others that have no network hold one core each.
+    One device alone uses all cores; a device without a network would still occupy one.
     """
     networks = networks_mesh()
-    if networks is None or number >= networks.size:
+    if networks is None or number > 1:
         yield
         return
     with jax.default_device(networks.devices.flat[0]):
         yield
 
 
-def commit_to_networks_mesh(tree: Any) -> Any:
-    """Replicate the arrays of a pytree on `networks_mesh`.
+def commit_to_networks_mesh(tree: Any, every: bool = False) -> Any:
+    """Replicate arrays of a pytree on `networks_mesh`.
 
-    Those committed to one of its devices would clash with others, and a program would be compiled
-    for each combination of places.
+    Args:
+      tree: the pytree.
+      every: all of its arrays, for a program that shares work among the devices; it would be
+        compiled for each combination of places. Else those that are committed to some of the
+        devices, which would clash.
     """
     networks = networks_mesh()
     if networks is None:
@@ -93,26 +99,37 @@ def commit_to_networks_mesh(tree: Any) -> Any:
     replicated = NamedSharding(networks, PartitionSpec())
 
     def put(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        committed = isinstance(leaf, jax.Array) and leaf.committed
+        if not committed and not (every and isinstance(leaf, jax.Array | np.ndarray)):
             return leaf
-        if isinstance(leaf, jax.Array) and leaf.sharding == replicated:
+        if committed and leaf.sharding.is_equivalent_to(replicated, leaf.ndim):
             return leaf
         return jax.device_put(leaf, replicated)
 
     return jax.tree.map(put, tree)
 
 
+def leave_networks_mesh(tree: Any) -> Any:
+    """Return arrays that are on `networks_mesh` as arrays that fit any device."""
+    if networks_mesh() is None:
+        return tree
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+
 def replicate(tree: Any) -> Any:
     """Put the arrays of a pytree on all devices of the mesh, or of `networks_mesh`.
 
-    Without either they go to the device that is chosen, as by `for_networks`.
+    Without either they go to the device that is chosen by `jax.default_device`, as in
+    `for_networks`; arrays stay where they are if there is none.
     """
     current = mesh() or networks_mesh()
     if current is None:
         chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+        if isinstance(chosen, str):  # the name of a platform
+            chosen = jax.local_devices(backend=chosen)[0]
         return jax.tree.map(lambda leaf: jax.device_put(leaf, chosen), tree)
     sharding = NamedSharding(current, PartitionSpec())
-    done: dict[int, jax.Array] = {}  # an array that is in the pytree twice is put there once
+    done: dict[int, tuple] = {}  # an array that is in the pytree twice is put there once
 
     def put(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -120,8 +137,9 @@ def replicate(tree: Any) -> Any:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         if id(leaf) not in done:
-            done[id(leaf)] = jax.device_put(aligned(np.asarray(leaf)), sharding)
-        return done[id(leaf)]
+            # With the array itself: the id of one that is gone may be given again.
+            done[id(leaf)] = leaf, jax.device_put(aligned(np.asarray(leaf)), sharding)
+        return done[id(leaf)][1]
 
     return jax.tree.map(put, tree)
 
@@ -129,7 +147,7 @@ def replicate(tree: Any) -> Any:
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array of any values that a CPU's devices can share with NumPy.
 
-    `jax.device_put` makes no copy of it: it must not be changed afterwards.
+    `jax.device_put` makes no copy of it: it must not be changed after that.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)

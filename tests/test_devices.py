@@ -54,14 +54,37 @@ class Linear(nn.Module):
         return nn.Dense(3)(images)
 
 
+def classifier_state(batch_size=16):
+    """Train for an epoch; return the state."""
+    return _trained(batch_size)[0]
+
+
 def train(batch_size=16):
     """Train for an epoch; return the loss and the accuracy."""
+    state, info, images, labels = _trained(batch_size)
+    return info.train_loss, classifier.accuracy(state.params, Linear(), images, labels)
+
+
+def _trained(batch_size):
     generator = np.random.default_rng(0)
     images, labels = generator.random((64, 5), np.float32), generator.integers(0, 3, 64)
     config = classifier.ClassifierConfig(batch_size, learning_rate=0.5)
     state = classifier.init(jax.random.key(0), Linear(), config, (5,))
     state, info = classifier.train_epoch(state, jax.random.key(1), Linear(), config, images, labels)
-    return info.train_loss, classifier.accuracy(state.params, Linear(), images, labels)
+    return state, info, images, labels
+
+
+def test_aligned_arrays_are_shared_with_a_cpu_device():
+    values = np.random.default_rng(0).random((3, 5), np.float32)
+    for array in (values, values.T, values[:, ::2], np.float32(3)[None]):
+        aligned = devices.aligned(array)
+        np.testing.assert_array_equal(aligned, array)
+        assert aligned.ctypes.data % devices.ALIGNMENT == 0
+        assert aligned.flags.c_contiguous
+    aligned = devices.aligned(values)
+    assert devices.aligned(aligned) is aligned
+    if jax.default_backend() == "cpu":
+        assert jax.device_put(aligned).unsafe_buffer_pointer() == aligned.ctypes.data
 
 
 def test_use_in_two_processes_shards_batches_and_trains_as_one_device():

@@ -23,9 +23,9 @@ import pickle, sys
 from pathlib import Path
 import jax
 import numpy as np
-from mine_jax import devices
-from mine_jax.mine import stack
-from test_devices import train
+from mine_jax import devices, lower_bound
+from mine_jax.mine import MineConfig, stack
+from test_devices import classifier_state, train
 from test_devices_end_to_end import BATCH_SIZES, estimate
 
 folder = Path(sys.argv[1])
@@ -43,6 +43,19 @@ for active in ([1], [0, 1], [1, 0, 0], [0, 1, 1, 0, 1], None):
         mapper, lambda each, factor: each * factor, values, **options
     ), static_argnums=0)
     np.testing.assert_array_equal(mapped("map", options), mapped("vmap", options))
+chosen = jax.device_put(jax.random.key(0), jax.devices()[1])
+alone = MineConfig(hidden=8, max_steps=20, cross_fit=False)  # one network: one device
+x = np.random.default_rng(0).normal(size=(200, 1))
+assert np.isfinite(lower_bound(x, x + 1, key=chosen, config=alone).nats)
+with jax.default_device("cpu"):
+    assert np.isfinite(lower_bound(x, x + 1, key=chosen, config=alone).nats)
+keys = jax.random.split(jax.random.key(3), 6)
+placed = devices.replicate([keys[i] for i in range(6)])
+np.testing.assert_array_equal(
+    jax.random.key_data(jax.numpy.stack(placed)), jax.random.key_data(keys)
+)
+for leaf in jax.tree.leaves(classifier_state()):  # fits any number of devices
+    assert len(leaf.sharding.device_set) == 1 and not leaf.committed
 (folder / "classifiers").write_bytes(pickle.dumps([train(size) for size in BATCH_SIZES]))
 (folder / "warm").write_bytes(pickle.dumps([networks_shared, batches_shared]))
 """

@@ -234,6 +234,7 @@ def _fit_group(
     """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
     config, folds = group.config, len(rows.train)
     data = devices.replicate(_stack_group(group, folds))
+    init_key, fit_keys = devices.replicate((init_key, fit_keys))
     state = _init_group(group, data, init_key, folds)
     shapes = _shapes(dict(zip(group.names, group.pairs, strict=True)), config)
     fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))

@@ -151,7 +151,7 @@ def _best(
     return best
 
 
-@jit(static_argnames=("width", "config"), fast_compile=True)
+@jit(static_argnames=("width", "config"), fast_compile=True, shares_work=True)
 def canonical_form(
     data: Data,
     train_rows: Array,
@@ -231,7 +231,7 @@ def canonical_form(
     return stack.map_networks(mapper, one, fold, data.x.index, data.z.index, common=common)
 
 
-@jit(static_argnames=("width", "config"), fast_compile=True)
+@jit(static_argnames=("width", "config"), fast_compile=True, shares_work=True)
 def paired_form(
     data: Data, train_rows: Array, fold: Array, width: int, config: MineConfig
 ) -> Correlated:
@@ -368,7 +368,7 @@ def temper_correlations(form: Correlated, temperature: float, leading: int) -> G
     return GaussianPart(*form[:4], cross=rho / gap, x_square=square, z_square=square)
 
 
-@jit(static_argnames=("config",), fast_compile=True)
+@jit(static_argnames=("config",), fast_compile=True, shares_work=True)
 def discriminant_form(
     data: Data,
     train_rows: Array,

@@ -12,7 +12,7 @@ from mine_jax.mine.stack import Array, Data, Side
 from mine_jax.mine.training import Batch, MineState, ascend, class_weights
 
 
-@jit(static_argnames=("config",))
+@jit(static_argnames=("config",), shares_work=True)
 def train_chunk(
     state: MineState,
     active: Array,
@@ -78,8 +78,8 @@ def train_chunk(
 def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
     """Return rows of one array, with fresh noise if there is any.
 
-    A key for each row, whose first numbers do not depend on how many are drawn: the noise of a
-    network does not depend on the others of its stack.
+    A key for each row, whose first numbers do not depend on how many are drawn (with JAX's default
+    generator): the noise of a network does not depend on the others of its stack.
     """
     if side.noiseless is None or side.noise_std is None:
         return stack.take_rows(side.measured, index, rows)

@@ -58,7 +58,7 @@ def evaluate(
     return training.squeeze(value._replace(influence=influence), x, z)
 
 
-@jit(static_argnames=("config",))
+@jit(static_argnames=("config",), shares_work=True)
 def evaluate_rows(
     state: MineState, data: Data, rows: Array, config: MineConfig, train_rows: Array | None = None
 ) -> Forms:
@@ -91,7 +91,7 @@ def evaluate_rows(
     return stack.map_networks(stack.resolve_mapper(config.mapper), one, *arguments, common=(data,))
 
 
-@jit(static_argnames=("config", "shuffles"))
+@jit(static_argnames=("config", "shuffles"), shares_work=True)
 def evaluate_values(
     state: MineState,
     active: Array,

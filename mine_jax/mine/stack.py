@@ -79,8 +79,9 @@ def stack_samples(pairs: Sequence[tuple[Samples, Samples]], repeats: int = 1) ->
     Returns:
       The data of len(pairs) · repeats networks.
     """
-    x, z = (_stack_side(side, repeats) for side in zip(*pairs, strict=True))
-    return Data(x._replace(noiseless=z.measured), z) if is_noise_alone(pairs) else Data(x, z)
+    z = _stack_side([z for _, z in pairs], repeats)
+    shared = z.measured if is_noise_alone(pairs) else None
+    return Data(_stack_side([x for x, _ in pairs], repeats, shared), z)
 
 
 def is_noise_alone(pairs: Sequence[tuple[Samples, Samples]]) -> bool:
@@ -89,7 +90,8 @@ def is_noise_alone(pairs: Sequence[tuple[Samples, Samples]]) -> bool:
     return len(arrays) == len(pairs)
 
 
-def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
+def _stack_side(samples: Sequence[Samples], repeats: int, noiseless: Array | None = None) -> Side:
+    """Stack the samples of one side; `noiseless` is the stack without noise, if it is known."""
     keys = [(id(each.measured), id(each.noiseless), each.noise_std) for each in samples]
     different = list(dict(zip(keys, samples, strict=True)).values())
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -101,7 +103,7 @@ def _stack_side(samples: Sequence[Samples], repeats: int) -> Side:
     deviations = np.array([each.noise_std for each in different], np.float32)
     return Side(
         measured=_pad_and_stack([each.measured for each in different]),
-        noiseless=_pad_and_stack(quiet) if noisy else None,
+        noiseless=noiseless if noiseless is not None or not noisy else _pad_and_stack(quiet),
         noise_std=deviations if noisy else None,
         columns=np.array([num_columns(each.measured) for each in different], np.int32),
         index=np.repeat(np.array([place[key] for key in keys], np.int32), repeats),
@@ -141,7 +143,7 @@ def map_networks(
     Args:
       mapper: "vmap" or "map" (see `resolve_mapper`).
       function: takes one network's slice of each argument, then `common`. It must not close over
-        arrays: those of several devices would not fit.
+        arrays, whose places would not fit those of its arguments.
       *arguments: pytrees whose leaves have the networks on the first axis.
       common: pytrees that all networks share.
       active: (networks,), those to apply it to; None for all. "map" skips the others.

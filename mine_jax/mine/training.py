@@ -307,7 +307,7 @@ def step(
     return state, squeeze(info, x, z)
 
 
-@jit(static_argnames=("config",))
+@jit(static_argnames=("config",), shares_work=True)
 def _step_stack(
     key: Array, state: MineState, data: Data, config: MineConfig
 ) -> tuple[MineState, MineInfo]:

@@ -36,6 +36,19 @@ def test_stack_samples_one_array_with_two_noise_levels_is_two():
     assert side.measured.shape[0] == 2
 
 
+def test_stack_samples_of_noise_alone_shares_the_array_without_noise():
+    quiet = normal(0, 6, 3), normal(1, 6, 2)
+    pairs = [(Samples(each + 1, each, 0.5), Samples(each)) for each in quiet]
+    data = stack.stack_samples(pairs)
+    assert stack.is_noise_alone(pairs)
+    assert data.x.noiseless is data.z.measured
+    np.testing.assert_array_equal(data.x.noiseless[1, :, :2], quiet[1])
+    np.testing.assert_array_equal(data.x.noise_std, [0.5, 0.5])
+    swapped = [(pairs[0][0], pairs[1][1]), (pairs[1][0], pairs[0][1])]
+    for others in (swapped, [pairs[0], pairs[0]]):  # other arrays, and one array for two networks
+        assert not stack.is_noise_alone(others)
+
+
 def test_take_rows_of_labels_is_float():
     rows = stack.take_rows(jnp.asarray(labels())[None], 0, jnp.array([5, 2]))
     assert rows.dtype == jnp.float32
