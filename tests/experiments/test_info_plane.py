@@ -165,10 +165,10 @@ def test_experiment_poster_preset_reports_own_networks_and_publishes(
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(script.common, "HERE", tmp_path)
     folder = job("--preset=poster", "--publish")
-    page = (tmp_path / "results" / "information_plane_poster_deterministic.md").read_text()
+    page = (tmp_path / "results" / "information_plane_poster_deterministic_mnist_5k.md").read_text()
     assert json.loads((folder / "findings.json").read_text())["sentences"][0] in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    suffix = "_poster_deterministic.png"
+    suffix = "_poster_deterministic_mnist_5k.png"
     assert names == {f"information_plane{suffix}", f"mi_over_epochs{suffix}"}
     description = json.loads((folder / "config.json").read_text())
     assert description["mine"]["network"] == "concatenated"
