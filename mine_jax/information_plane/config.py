@@ -41,6 +41,7 @@ NOISY_Y_CONFIG = replace(
     batch_size=1024,
     learning_rate=2e-3,
     patience=12,
+    max_steps=4000,
     ema_decay=0.998,
     weight_decay=0.05,
     squares=False,
