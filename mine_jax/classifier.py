@@ -261,6 +261,22 @@ def draw_batches(key: jax.Array, epoch: jax.Array, n: int, batch_size: int) -> j
 
 
 def _train_steps(
+    *arguments: Any, model: nn.Module, config: ClassifierConfig
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """Take the steps of `_train_part` on whole batches.
+
+    A CPU's devices share each batch where their number divides `batch_size`: most of a step moves
+    data, which one core does alone.
+    """
+    mesh = devices.networks_mesh()
+    if mesh is None or config.batch_size % mesh.size:
+        return _train_part(*arguments, model=model, config=config)
+    part, whole = partial(_train_part, model=model, config=config, parts=mesh.size), PartitionSpec()
+    shared = jax.shard_map(part, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    return shared(*arguments)
+
+
+def _train_part(
     params: Params,
     opt_state: optax.OptState,
     batches: jax.Array,
@@ -271,54 +287,39 @@ def _train_steps(
     *,
     model: nn.Module,
     config: ClassifierConfig,
+    parts: int = 1,
 ) -> tuple[Params, optax.OptState, jax.Array]:
-    """Take the steps `start` to `stop` and return the sum of their losses.
+    """Take the steps `start` to `stop`, on this device's part of each batch if there are several.
 
-    Both ends are traced, so that a shorter last chunk needs no second compilation. A CPU's devices
-    share each batch where their number divides `batch_size`: most of a step moves data, which one
-    core does alone.
+    Both ends are traced, so that a shorter last chunk needs no second compilation.
+
+    Returns:
+      The parameters, the optimizer's state and the sum of the losses, alike on all devices.
     """
-    mesh = devices.networks_mesh()
-    shared = mesh is not None and batches.shape[1] % mesh.size == 0
-    parts = mesh.size if mesh is not None and shared else 1
     optimizer = _optimizer(config)
 
-    def steps(
-        params: Params,
-        opt_state: optax.OptState,
-        batches: jax.Array,
-        start: int,
-        stop: int,
-        images: jax.Array,
-        labels: jax.Array,
+    def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
+        rows = devices.shard_batch(rows)
+        logits: Any = model.apply(params, devices.shard_batch(images[rows]))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+    def loss_and_gradients(params: Params, rows: jax.Array) -> tuple[jax.Array, Params]:
+        if parts == 1:
+            return jax.value_and_grad(mean_loss)(params, rows)
+        own = rows.reshape(parts, -1)[lax.axis_index(devices.NETWORKS_AXIS)]
+        # One exchange of all numbers: one for each array takes longer.
+        flat, restore = ravel_pytree(jax.value_and_grad(mean_loss)(params, own))
+        return restore(lax.pmean(flat, devices.NETWORKS_AXIS))
+
+    def step(
+        i: jax.Array, carry: tuple[Params, optax.OptState, jax.Array]
     ) -> tuple[Params, optax.OptState, jax.Array]:
-        def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
-            rows = devices.shard_batch(rows)
-            logits: Any = model.apply(params, devices.shard_batch(images[rows]))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+        params, opt_state, total = carry
+        loss, gradients = loss_and_gradients(params, batches[i])
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, total + loss
 
-        def loss_and_gradients(params: Params, rows: jax.Array) -> tuple[jax.Array, Params]:
-            if not shared:
-                return jax.value_and_grad(mean_loss)(params, rows)
-            own = rows.reshape(parts, -1)[lax.axis_index(devices.NETWORKS_AXIS)]
-            # One exchange of all numbers: one for each array takes longer.
-            flat, restore = ravel_pytree(jax.value_and_grad(mean_loss)(params, own))
-            return restore(lax.pmean(flat, devices.NETWORKS_AXIS))
-
-        def step(
-            i: jax.Array, carry: tuple[Params, optax.OptState, jax.Array]
-        ) -> tuple[Params, optax.OptState, jax.Array]:
-            params, opt_state, total = carry
-            loss, gradients = loss_and_gradients(params, batches[i])
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, total + loss
-
-        return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
-
-    if shared:
-        whole = PartitionSpec()
-        steps = jax.shard_map(steps, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
-    return steps(params, opt_state, batches, start, stop, images, labels)
+    return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
 
 
 train_steps = jit(_train_steps, static_argnames=("model", "config"), shares_work=True)
