@@ -4,7 +4,7 @@
   python experiments/accuracy.py --problems=gaussian,blob --seeds=1 --estimator=both
   python experiments/accuracy.py --curve --out_dir=runs/curve
 
-Estimates the mutual information of the problems in problems.py by `mine_jax.lower_bound`, with its
+Estimates the mutual information of the problems in problems/ by `mine_jax.lower_bound`, with its
 defaults or with MINE as published. A row goes to accuracy.jsonl in --out_dir as soon as it is
 known; tables (accuracy.md, also printed) and a figure (accuracy.png) follow. --curve varies the
 number of samples instead (curve.md).
