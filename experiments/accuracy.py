@@ -2,6 +2,7 @@
 
   python experiments/accuracy.py
   python experiments/accuracy.py --problems=gaussian,blob --seeds=1 --estimator=both
+  python experiments/accuracy.py --benchmark=bmi --out_dir=runs/bmi
   python experiments/accuracy.py --curve --out_dir=runs/curve
 
 Estimates the mutual information of the problems in problems/ by `mine_jax.lower_bound`, with its
@@ -38,7 +39,7 @@ CURVE_PROBLEMS = (
 )
 # Flags that a resumed run may change: they say which rows it has, not what is in them.
 RESUMABLE_FLAGS = (
-    *("n", "seeds", "problems", "half", "estimator", "curve", "sizes"),
+    *("n", "seeds", "benchmark", "problems", "half", "estimator", "curve", "sizes"),
     *("platform", "compilation_cache", "num_devices"),
 )
 
@@ -47,7 +48,15 @@ Row = Mapping[str, Any]
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("n", 10_000, "Number of samples, where a problem does not fix it.")
 flags.DEFINE_integer("seeds", 3, "Estimates per problem, each on new samples.")
-flags.DEFINE_list("problems", [], "Names of problems, or parts of names. Default: all.")
+flags.DEFINE_enum(
+    "benchmark",
+    "own",
+    (*problems.BENCHMARKS, "all"),
+    "own: the problems of this project. bmi: the 40 tasks of Czyż et al. 2023. all: of all.",
+)
+flags.DEFINE_list(
+    "problems", [], "Names of problems of --benchmark, or parts of names. Default: all of them."
+)
 flags.DEFINE_enum(
     "half", "both", ("tuned", "held_out", "both"), "Problems used in tuning, or held out of it."
 )
@@ -84,12 +93,15 @@ def row_key(row: Row) -> tuple[str, int, int, str]:
     return row["problem"], row["n"], row["seed"], row["estimator"]
 
 
-def select_problems(parts: Sequence[str], half: str) -> list[Problem]:
+def select_problems(
+    parts: Sequence[str], half: str = "both", benchmark: str = "own"
+) -> list[Problem]:
     """Select problems by name.
 
     Args:
       parts: full names, each for its problem alone, or parts of names; none for all problems.
       half: "tuned", "held_out" or "both".
+      benchmark: one of `problems.BENCHMARKS`, or "all".
 
     Returns:
       The problems, in the order of `problems.problems`.
@@ -97,7 +109,7 @@ def select_problems(parts: Sequence[str], half: str) -> list[Problem]:
     Raises:
       ValueError: if a part is in no name, or no problem is left.
     """
-    catalogue = problems.problems()
+    catalogue = [p for p in problems.problems() if benchmark in (p.benchmark, "all")]
     full_names = {problem.name for problem in catalogue}
     parts = [part.strip() for part in parts if part.strip()]
 
@@ -105,7 +117,10 @@ def select_problems(parts: Sequence[str], half: str) -> list[Problem]:
         return part == name if part in full_names else part in name
 
     if idle := [part for part in parts if not any(matches(part, name) for name in full_names)]:
-        raise ValueError(f"--problems: no problem has {', '.join(map(repr, idle))} in its name")
+        names = ", ".join(map(repr, idle))
+        raise ValueError(
+            f"--problems: no problem has {names} in its name in --benchmark={benchmark}"
+        )
     named = [p for p in catalogue if not parts or any(matches(part, p.name) for part in parts)]
     selected = [p for p in named if half == "both" or p.held_out == (half == "held_out")]
     if not selected:
@@ -124,7 +139,7 @@ def plan_jobs() -> list[Job]:
     names = FLAGS.problems or (CURVE_PROBLEMS if FLAGS.curve else [])
     return [
         Job(problem, n, seed, estimator)
-        for problem in select_problems(names, FLAGS.half)
+        for problem in select_problems(names, FLAGS.half, FLAGS.benchmark)
         for n in (sorted(set(sizes)) if FLAGS.curve else [problem.n or FLAGS.n])
         for seed in range(FLAGS.seeds)
         for estimator in (ESTIMATORS if FLAGS.estimator == "both" else [FLAGS.estimator])
@@ -159,6 +174,7 @@ def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
     return {
         "problem": job.problem.name,
         "family": job.problem.family,
+        "benchmark": job.problem.benchmark,
         "held_out": job.problem.held_out,
         "n": job.n,
         "seed": job.seed,

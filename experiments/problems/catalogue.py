@@ -5,13 +5,13 @@ from functools import cache
 
 import numpy as np
 
-from . import functions, gaussian, images, independent, labels, transformed
+from . import bmi, functions, gaussian, images, independent, labels, transformed
 from .problem import Problem, Samples
 
 
 @cache
 def problems() -> tuple[Problem, ...]:
-    """Return all problems, family by family."""
+    """Return the problems of all benchmarks, family by family."""
     return (
         *gaussian.gaussian(),
         *gaussian.rotated(),
@@ -26,6 +26,7 @@ def problems() -> tuple[Problem, ...]:
         *labels.label_channel(),
         *images.images(),
         *independent.independent(),
+        *bmi.bmi(),
     )
 
 

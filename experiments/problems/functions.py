@@ -5,30 +5,29 @@ from functools import cache, partial
 
 import numpy as np
 from numpy.random import Generator
-from scipy import special
 
+from .maps import to_two_modes
 from .mixture import Mixture
-from .problem import Array, Map, Problem, Sampler, Samples
-from .samplers import map_sides, pairs
-from .truths import circle_truth, cross_truth, exact, function_truth, monte_carlo
+from .problem import Map, Problem, Sampler, Samples
+from .samplers import map_sides, pairs, uniform_noise
+from .truths import (
+    circle_truth,
+    cross_truth,
+    exact,
+    function_truth,
+    monte_carlo,
+    uniform_noise_nats,
+)
 
 
 def additive_noise() -> list[Problem]:
     """Uniform on (0, 1), and the same plus uniform noise on (−ε, ε)."""
-
-    def sample(rng: Generator, n: int, epsilon: float) -> Samples:
-        x = rng.uniform(size=(n, 1))
-        return x, x + rng.uniform(-epsilon, epsilon, size=(n, 1))
-
-    def truth(epsilon: float) -> float:
-        return epsilon - math.log(2 * epsilon) if epsilon <= 0.5 else 1 / (4 * epsilon)
-
     return [
         Problem(
             f"additive noise eps={epsilon}",
             "additive noise",
-            exact(truth(epsilon)),
-            partial(sample, epsilon=epsilon),
+            exact(uniform_noise_nats(epsilon)),
+            uniform_noise(epsilon),
             held_out,
         )
         for epsilon, held_out in ((0.1, False), (0.75, True), (0.02, True))
@@ -71,12 +70,7 @@ def multimodal() -> list[Problem]:
         x, noise = rng.standard_normal((2, n, 1))
         return x, np.where(rng.uniform(size=(n, 1)) < 0.5, x, -x) + 0.3 * noise
 
-    def bimodal(x: Array) -> Array:
-        """Map normal values to the marginal 0.3 N(−2, 0.5²) + 0.7 N(2, 0.8²)."""
-        grid = np.linspace(-7, 9, 20_001)
-        cdf = 0.3 * special.ndtr((grid + 2) / 0.5) + 0.7 * special.ndtr((grid - 2) / 0.8)
-        # Piecewise linear and increasing: the mutual information does not change.
-        return np.interp(special.ndtr(x), cdf, grid)
+    bimodal = to_two_modes(0.3, (-2, 0.5), (2, 0.8), ends=(-7, 9))
 
     def copula(d: int, nats: float) -> Sampler:
         return map_sides(pairs(d, nats), bimodal, bimodal)

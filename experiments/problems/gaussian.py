@@ -1,13 +1,8 @@
 """Gaussian pairs, plain and rotated, and pairs of Student-t columns."""
 
-from functools import partial
-
-import numpy as np
-from numpy.random import Generator
-
-from .problem import Problem, Sampler, Samples
-from .samplers import SPARSE_NATS, map_sides, orthogonal, pairs, sparse
-from .truths import exact, student_t_entropy
+from .problem import Problem, Sampler
+from .samplers import SPARSE_NATS, map_sides, orthogonal, pairs, sparse, student_t_pairs
+from .truths import exact, student_t_nats
 
 
 def gaussian() -> list[Problem]:
@@ -54,15 +49,8 @@ def rotated() -> list[Problem]:
 def student_t() -> list[Problem]:
     """Multivariate Student-t: Gaussian pairs, each row divided by a random number.
 
-    The truth is that of the Gaussian pair, plus that of the divisor which both sides share
-    (Arellano-Valle et al. 2013, doi:10.1111/j.1467-9469.2011.00774.x).
+    The truth is that of the Gaussian pair, plus that of the divisor which both sides share.
     """
-
-    def sample(rng: Generator, n: int, d: int, nats: float, nu: int) -> Samples:
-        x, z = pairs(d, nats)(rng, n)
-        divisor = np.sqrt(rng.chisquare(nu, (n, 1)) / nu)
-        return x / divisor, z / divisor
-
     table = [
         (2, 5, 0, False),
         (2, 2, 1, False),
@@ -73,8 +61,7 @@ def student_t() -> list[Problem]:
     ]
     members = []
     for nu, d, nats, held_out in table:
-        truth = nats + 2 * student_t_entropy(nu, d) - student_t_entropy(nu, 2 * d)
         name = f"student-t nu={nu} d={d}" + (f" correlated I_gauss={nats}" if nats else "")
-        sampler = partial(sample, d=d, nats=nats, nu=nu)
-        members.append(Problem(name, "student-t", exact(truth), sampler, held_out))
+        truth = exact(nats + student_t_nats(nu, d))
+        members.append(Problem(name, "student-t", truth, student_t_pairs(nu, d, nats), held_out))
     return members

@@ -4,8 +4,9 @@ from functools import partial
 
 from numpy.random import Generator
 
+from .maps import identity
 from .problem import Array, Map, Problem, Sampler, Samples
-from .samplers import flipped, identity, map_sides, pairs
+from .samplers import flipped, map_sides, pairs
 from .shapes import blobs, rectangles, shapes_of_kinds
 from .truths import channel_nats, exact
 

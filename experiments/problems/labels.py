@@ -7,8 +7,9 @@ import numpy as np
 from numpy.random import Generator
 from scipy import special
 
+from .maps import identity
 from .problem import Array, Problem, Sampler, Samples
-from .samplers import FEATURES, directions, flipped, identity, map_sides
+from .samplers import FEATURES, directions, flipped, map_sides
 from .truths import channel_nats, class_truth, exact
 
 

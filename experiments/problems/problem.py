@@ -13,6 +13,8 @@ Sampler = Callable[[Generator, int], Samples]
 Map = Callable[[Array], Array]
 Truth = tuple[float, float]
 
+BENCHMARKS = ("own", "bmi")
+
 
 class Problem(NamedTuple):
     """Paired samples with a known mutual information.
@@ -25,6 +27,8 @@ class Problem(NamedTuple):
       sample: maps (generator, n) to x and z, with the n samples on the first axis of both.
       held_out: whether it is excluded from all tuning.
       n: number of samples, where that is the point of the problem.
+      benchmark: one of `BENCHMARKS`, the collection that the problem belongs to.
+      truth_is_upper: whether the truth is only known to be at most `truth_nats`.
     """
 
     name: str
@@ -33,10 +37,12 @@ class Problem(NamedTuple):
     sample: Sampler
     held_out: bool
     n: int | None = None
+    benchmark: str = "own"
+    truth_is_upper: bool = False
 
     @property
     def truth_nats(self) -> float:
-        """Mutual information, in nats."""
+        """Mutual information, in nats; an upper bound of it with `truth_is_upper`."""
         return self.truth()[0]
 
     @property

@@ -38,6 +38,33 @@ def sparse(d: int) -> Sampler:
     return pairs(d, SPARSE_NATS, correlated=2)
 
 
+def student_t_pairs(nu: int, d: int, nats: float = 0) -> Sampler:
+    """Return a sampler of Gaussian pairs, (n, d) each, with each row divided by a random number.
+
+    Args:
+      nu: degrees of freedom.
+      d: number of columns of both sides.
+      nats: the mutual information of the Gaussian pairs.
+    """
+
+    def sample(rng: Generator, n: int) -> Samples:
+        x, z = pairs(d, nats)(rng, n)
+        divisor = np.sqrt(rng.chisquare(nu, (n, 1)) / nu)
+        return x / divisor, z / divisor
+
+    return sample
+
+
+def uniform_noise(epsilon: float, d: int = 1) -> Sampler:
+    """Return a sampler of d columns uniform on (0, 1), and them plus uniform noise on (−ε, ε)."""
+
+    def sample(rng: Generator, n: int) -> Samples:
+        x = rng.uniform(size=(n, d))
+        return x, x + rng.uniform(-epsilon, epsilon, size=(n, d))
+
+    return sample
+
+
 def map_sides(sampler: Sampler, on_x: Map, on_z: Map) -> Sampler:
     """Return the sampler with a map of each side."""
 
@@ -46,11 +73,6 @@ def map_sides(sampler: Sampler, on_x: Map, on_z: Map) -> Sampler:
         return on_x(x), on_z(z)
 
     return sample
-
-
-def identity(x: Array) -> Array:
-    """Return x, (n, …)."""
-    return x
 
 
 def orthogonal(d: int, seed: int) -> Array:

@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 from scipy import special
 
+from .maps import half_cube, identity, spiral, swiss_roll, wiggly_x
 from .problem import Array, Map, Problem
-from .samplers import SPARSE_NATS, identity, map_sides, pairs, sparse
+from .samplers import SPARSE_NATS, map_sides, pairs, sparse
 from .truths import exact
 
 
@@ -19,9 +20,6 @@ def monotone() -> list[Problem]:
 
     def two_sided_exp(x: Array) -> Array:
         return np.sign(x) * np.expm1(5 * np.abs(x))
-
-    def half_cube(x: Array) -> Array:
-        return np.sign(x) * np.abs(x) ** 1.5
 
     table: list[tuple[str, int, float, Map, Map, bool]] = [
         *(
@@ -67,23 +65,6 @@ def scale() -> list[Problem]:
 def curved() -> list[Problem]:
     """Gaussian pairs under invertible curved maps (Czyż et al. 2023, and similar ones)."""
 
-    def spiral(x: Array, i: int, j: int) -> Array:
-        """Rotate the plane of columns i and j by the row's mean square."""
-        angle = np.sum(x * x, axis=1) / x.shape[1]
-        x, (a, b) = x.copy(), (x[:, i], x[:, j])
-        x[:, i], x[:, j] = (
-            np.cos(angle) * a - np.sin(angle) * b,
-            np.sin(angle) * a + np.cos(angle) * b,
-        )
-        return x
-
-    def roll(x: Array) -> Array:
-        t = 1.5 * math.pi * (1 + 2 * special.ndtr(x))
-        return t / 21 * np.concatenate([np.cos(t), np.sin(t)], axis=1)
-
-    def wiggly_x(x: Array) -> Array:  # the slope is at least 0.16
-        return x + 0.4 * np.sin(x) + 0.2 * np.sin(1.7 * x + 1) + 0.03 * np.sin(3.3 * x - 2.5)
-
     def wiggly_z(z: Array) -> Array:  # the slope is at least 0.53
         return z - 0.4 * np.sin(0.4 * z) + 0.17 * np.sin(1.3 * z) + 0.02 * np.sin(4.3 * z)
 
@@ -105,7 +86,7 @@ def curved() -> list[Problem]:
     table: list[tuple[str, int, float, Map, Map, bool]] = [
         ("wiggly d=1 rho=0.75", 1, nats, wiggly_x, wiggly_z, False),
         ("wiggly d=5 I=2", 5, 2, wiggly_x, wiggly_z, True),
-        ("swiss roll rho=0.75", 1, nats, roll, special.ndtr, True),
+        ("swiss roll rho=0.75", 1, nats, swiss_roll, special.ndtr, True),
         ("banana d=2 I=2", 2, 2, banana, lambda z: banana(z[:, ::-1]), True),
     ]
     return members + [

@@ -57,15 +57,32 @@ def channel_nats(classes: int, beta: float) -> float:
     )
 
 
-def student_t_entropy(nu: float, d: int) -> float:
-    """Compute the entropy of a Student-t in d dimensions with identity dispersion, in nats."""
-    half, whole = nu / 2, (nu + d) / 2
-    return float(
-        special.gammaln(half)
-        - special.gammaln(whole)
-        + d / 2 * math.log(nu * math.pi)
-        + whole * (special.digamma(whole) - special.digamma(half))
-    )
+def student_t_nats(nu: float, d: int) -> float:
+    """Compute the mutual information of Student-t pairs, d columns each, with identity dispersion.
+
+    It is that of the divisor which both sides share, and adds to that of correlated columns
+    (Arellano-Valle et al. 2013, doi:10.1111/j.1467-9469.2011.00774.x, equation 7).
+
+    Args:
+      nu: degrees of freedom.
+      d: number of columns of both sides.
+    """
+
+    def entropy(columns: int) -> float:
+        half, whole = nu / 2, (nu + columns) / 2
+        return float(
+            special.gammaln(half)
+            - special.gammaln(whole)
+            + columns / 2 * math.log(nu * math.pi)
+            + whole * (special.digamma(whole) - special.digamma(half))
+        )
+
+    return 2 * entropy(d) - entropy(2 * d)
+
+
+def uniform_noise_nats(epsilon: float) -> float:
+    """Compute the mutual information of a uniform column and itself with noise on (−ε, ε)."""
+    return epsilon - math.log(2 * epsilon) if epsilon <= 0.5 else 1 / (4 * epsilon)
 
 
 def function_truth(mean: Map, scale: Map, points: int = 2001) -> Truth:

@@ -16,6 +16,7 @@ finally:
 
 truths.MONTE_CARLO_DRAWS = 200_000  # as many as the tests' errors allow
 ALL = problems.problems()
+OWN = [problem for problem in ALL if problem.benchmark == "own"]
 
 
 def family(name):
@@ -34,6 +35,24 @@ def gaussian_nats(x, z):
 def normal_scores(x):
     """Map each column to normal scores, which inverts any increasing map of normal columns."""
     return special.ndtri((stats.rankdata(x, axis=0) - 0.5) / len(x))
+
+
+def rotate_back(x, i, j):
+    """Undo the rotation of the plane of columns i and j by the row's mean square."""
+    angle = -np.sum(x * x, axis=1) / x.shape[1]
+    plane = (x[:, i] + 1j * x[:, j]) * np.exp(1j * angle)
+    x = x.copy()
+    x[:, i], x[:, j] = plane.real, plane.imag
+    return x
+
+
+def student_t_pointwise(x, z, nu, rho=0.0):
+    """Compute ln p(x, z) / (p(x) p(z)), (n,), of Student-t columns, each of x correlated to z's."""
+    d = x.shape[1]
+    marginal = stats.multivariate_t(shape=np.eye(d), df=nu)
+    joint = stats.multivariate_t(shape=np.kron([[1, rho], [rho, 1]], np.eye(d)), df=nu)
+    both = joint.logpdf(np.concatenate([x, z], axis=1))
+    return both - marginal.logpdf(x) - marginal.logpdf(z)
 
 
 def agrees(pointwise, problem):

@@ -20,15 +20,16 @@ TWO_PROBLEMS = "--problems=gaussian d=1 I=1,gaussian d=1 I=10"
 
 def make_row(problem="gaussian d=1 I=2", error=-0.1, **values):
     truth = values.get("truth_nats", 2.0)
-    row = {"problem": problem, "family": problem.split()[0], "held_out": False, "n": 300, "seed": 0}
+    row = {"problem": problem, "family": problem.split()[0], "benchmark": "own"}
+    row |= {"held_out": False, "n": 300, "seed": 0}
     row |= {"estimator": "default", "truth_nats": truth, "truth_stderr": 0.0, "nats": truth + error}
     row |= {"stderr": 0.02, "train_nats": 2.1, "ceiling_nats": math.log(300), "error": error}
     return row | {"steps": 100, "seconds": 1.5, "converged": True, "warnings": []} | values
 
 
 def test_select_problems_takes_full_names_alone_and_parts_anywhere():
-    def names(*parts, half="both"):
-        return [problem.name for problem in script.select_problems(parts, half)]
+    def names(*parts, half="both", benchmark="own"):
+        return [problem.name for problem in script.select_problems(parts, half, benchmark)]
 
     assert names("gaussian d=1 I=1") == ["gaussian d=1 I=1"]  # not d=1 I=10
     assert "gaussian d=1 I=10" in names("gaussian d=1 I=1", "d=1 I=10")
@@ -36,12 +37,17 @@ def test_select_problems_takes_full_names_alone_and_parts_anywhere():
     everything = names()
     assert len(everything) == len(names(half="tuned")) + len(names(half="held_out"))
     assert names("blob I=", "gaussian d=5 I=2")[0] == "gaussian d=5 I=2"  # order of the catalogue
+    bmi = names(benchmark="bmi")
+    assert len(bmi) == 40
+    assert not set(bmi) & set(everything)
+    assert set(bmi) | set(everything) <= set(names(benchmark="all"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--problems=gaussian,nonsense"], "no problem has 'nonsense' in its name"),
+        (["--problems=blob", "--benchmark=bmi"], "has 'blob' in its name in --benchmark=bmi"),
         (["--problems=swiss roll", "--half=tuned"], "--half=tuned leaves none of the 1 problems"),
         (["--n=0"], "--n must be at least 1, got 0"),
         (["--seeds=0"], "--seeds must be at least 1, got 0"),

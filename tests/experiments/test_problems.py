@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from problem_checks import ALL, family, problems
+from problem_checks import ALL, OWN, family, problems
 from problems import functions
 from scipy import stats
 
@@ -14,8 +14,10 @@ def test_find_returns_each_problem_and_every_family_has_both_halves():
     with pytest.raises(ValueError, match="no problem 'nonsense'"):
         problems.find("nonsense")
     assert not any("," in problem.name for problem in ALL)
-    for name in {problem.family for problem in ALL}:
+    for name in {problem.family for problem in OWN}:
         assert {problem.held_out for problem in family(name)} == {True, False}, name
+    assert all(problem.held_out for problem in ALL if problem.benchmark != "own")
+    assert {problem.benchmark for problem in ALL} == set(problems.BENCHMARKS)
 
 
 def test_problems_lists_without_monte_carlo(monkeypatch):
