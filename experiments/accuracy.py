@@ -52,7 +52,11 @@ flags.DEFINE_enum(
     "benchmark",
     "own",
     (*problems.BENCHMARKS, "all"),
-    "own: the problems of this project. bmi: the 40 tasks of Czyż et al. 2023. all: of all.",
+    "own: the problems of this project. bmi: the 40 tasks of Czyż et al. 2023. wild: what people "
+    "bring. all: of all.",
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder of MNIST for problems of digits. Default: 5,000 of its images."
 )
 flags.DEFINE_list(
     "problems", [], "Names of problems of --benchmark, or parts of names. Default: all of them."
@@ -163,7 +167,7 @@ def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
 
     import mine_jax
 
-    x, z = problems.draw(job.problem, job.n, job.seed)
+    x, z = problems.draw(job.problem, job.n, job.seed, FLAGS.data_dir)
     start = time.perf_counter()
     try:
         key = jax.random.key(job.seed)
@@ -181,6 +185,8 @@ def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
         "estimator": job.estimator,
         "truth_nats": job.problem.truth_nats,
         "truth_stderr": job.problem.truth_stderr,
+        "truth_is_upper": job.problem.truth_is_upper,
+        "samples": len(x),
         "nats": finite_or_none(estimate.nats),
         "stderr": finite_or_none(estimate.stderr),
         "train_nats": finite_or_none(estimate.train_nats),
@@ -209,6 +215,8 @@ def experiment() -> None:
         from mine_jax.information_plane.records import RunFolder
 
         jobs = plan_jobs()
+        if any(job.problem.reads_digits for job in jobs):
+            problems.load_digits(FLAGS.data_dir)
         devices = common.select_devices()
         configs = configurations()
         folder = RunFolder(FLAGS.out_dir)

@@ -22,8 +22,12 @@ def near_ceiling(row: Row) -> bool:
 
 
 def reachable(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows with a finite estimate and a truth below the ceiling."""
-    return [row for row in rows if math.isfinite(row["nats"]) and not near_ceiling(row)]
+    """Return the rows with a finite estimate and a truth that is known and below the ceiling."""
+    return [
+        row
+        for row in rows
+        if math.isfinite(row["nats"]) and not near_ceiling(row) and not row["truth_is_upper"]
+    ]
 
 
 def tolerance(row: Row) -> float:
@@ -75,10 +79,11 @@ def summary(rows: Sequence[Row]) -> str:
             )
     if finite:
         not_above = mean(overshoot(row) <= 0 for row in finite)
-        within = mean(abs(row["error"]) <= tolerance(row) for row in finite)
+        known = [row for row in finite if not row["truth_is_upper"]]
+        within = mean(abs(row["error"]) <= tolerance(row) for row in known)
         lines.append(
             f"not above the truth by more than {STDERRS} standard errors: {not_above:.1%}; "
-            f"within {STDERRS} standard errors: {within:.1%}"
+            f"within {STDERRS} standard errors: {number(within, '.1%')}"
         )
         worst = max(finite, key=overshoot)
         lines.append(
@@ -93,6 +98,8 @@ def summary(rows: Sequence[Row]) -> str:
         f"truth above {NEAR_CEILING} of the ceiling, left out of the mean errors: {len(beyond)} "
         f"estimates, {flagged} of them with a warning"
     )
+    if bounded := sum(row["truth_is_upper"] for row in rows):
+        lines.append(f"truth only known to be at most a number, left out too: {bounded} estimates")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -148,12 +155,14 @@ def by_problem(rows: Sequence[Row]) -> str:
             "above the truth": any(overshoot(row) > 0 for row in members),
             "not converged": not all(row["converged"] for row in members),
             "warnings": any(row["warnings"] for row in members),
+            f"{members[0]['samples']:,} samples": members[0]["samples"] < members[0]["n"],
         }
+        at_most = "≤ " * members[0]["truth_is_upper"]
         lines.append(
             [
                 escape(name),
                 "held out" if members[0]["held_out"] else "tuned",
-                number(members[0]["truth_nats"], ".4f"),
+                at_most + number(members[0]["truth_nats"], ".4f"),
                 number(mean(nats), ".4f"),
                 f"{number(min(nats), '.4f')} … {number(max(nats), '.4f')}",
                 number(mean(row["stderr"] for row in members), ".4f"),

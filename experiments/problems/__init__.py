@@ -5,7 +5,7 @@ That of Gaussian pairs has a closed form, and an invertible map of either side d
 form, by quadrature, or by Monte Carlo over known densities. All values are in nats.
 
 Problems marked `held_out` must not be used to tune an estimator: about half of our own, and all of
-other benchmarks, of which `bmi` is by Czyż et al.
+other benchmarks: `bmi`, that of Czyż et al., and `wild`, what people bring.
 
   for problem in problems():
       x, z = draw(problem, n=10_000, seed=0)
@@ -13,6 +13,7 @@ other benchmarks, of which `bmi` is by Czyż et al.
 """
 
 from .catalogue import draw, find, problems
+from .digits import load_digits
 from .problem import BENCHMARKS, Problem
 
-__all__ = ["BENCHMARKS", "Problem", "draw", "find", "problems"]
+__all__ = ["BENCHMARKS", "Problem", "draw", "find", "load_digits", "problems"]

@@ -5,7 +5,18 @@ from functools import cache
 
 import numpy as np
 
-from . import bmi, functions, gaussian, images, independent, labels, transformed
+from . import (
+    bmi,
+    digits,
+    functions,
+    gaussian,
+    images,
+    independent,
+    labels,
+    transformed,
+    wild_columns,
+    wild_images,
+)
 from .problem import Problem, Samples
 
 
@@ -27,6 +38,9 @@ def problems() -> tuple[Problem, ...]:
         *images.images(),
         *independent.independent(),
         *bmi.bmi(),
+        *digits.digits(),
+        *wild_images.shapes(),
+        *wild_columns.columns(),
     )
 
 
@@ -38,15 +52,20 @@ def find(name: str) -> Problem:
     raise ValueError(f"there is no problem {name!r}")
 
 
-def draw(problem: Problem, n: int, seed: int) -> Samples:
+def draw(problem: Problem, n: int, seed: int, data_dir: str | None = None) -> Samples:
     """Draw samples of a problem, the same for the same name, n and seed.
 
     Args:
       problem: the problem.
       n: number of samples.
       seed: their seed.
+      data_dir: folder of MNIST, which the problems of digits read; None for a part of it.
 
     Returns:
-      x and z, with the n samples on the first axis of both.
+      x and z, with the samples on the first axis of both: n, or of digits as many as there are.
+
+    Raises:
+      ValueError, FileNotFoundError, DatasetUnavailable: if the files of digits cannot be read.
     """
-    return problem.sample(np.random.default_rng([zlib.crc32(problem.name.encode()), seed]), n)
+    rng = np.random.default_rng([zlib.crc32(problem.name.encode()), seed])
+    return problem.sample(rng, n, data_dir) if problem.reads_digits else problem.sample(rng, n)

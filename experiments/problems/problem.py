@@ -4,16 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 Samples = tuple[np.ndarray, np.ndarray]
-Sampler = Callable[[Generator, int], Samples]
+Sampler = Callable[..., Samples]
 Map = Callable[[Array], Array]
 Truth = tuple[float, float]
 
-BENCHMARKS = ("own", "bmi")
+BENCHMARKS = ("own", "bmi", "wild")
 
 
 class Problem(NamedTuple):
@@ -29,6 +28,8 @@ class Problem(NamedTuple):
       n: number of samples, where that is the point of the problem.
       benchmark: one of `BENCHMARKS`, the collection that the problem belongs to.
       truth_is_upper: whether the truth is only known to be at most `truth_nats`.
+      reads_digits: whether `sample` has a third argument, the folder of MNIST or None, and may
+        return fewer than n samples.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
     n: int | None = None
     benchmark: str = "own"
     truth_is_upper: bool = False
+    reads_digits: bool = False
 
     @property
     def truth_nats(self) -> float:

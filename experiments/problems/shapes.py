@@ -36,6 +36,20 @@ def rectangles(latents: Array) -> Array:
     return outer(cover(place(latents[:, :2], 8, 20), place(latents[:, 2:], 2, 7)))
 
 
+def bars(latents: Array) -> Array:
+    """Draw images of a vertical bar from edge to edge.
+
+    Args:
+      latents: (n, 2), standard normal: of the center's column, uniform from 8 to 20 pixels, and of
+        half the width, uniform from 2 to 7.
+
+    Returns:
+      (n, 28, 28) from 0 to 1, float32.
+    """
+    profile = cover(place(latents[:, 0], 8, 20), place(latents[:, 1], 2, 7))
+    return outer(np.stack([np.ones_like(profile), profile], axis=1))
+
+
 def shapes_of_kinds(latents: Array, kinds: np.ndarray) -> Array:
     """Draw images of four kinds of shapes: rectangle, frame, plus, blob.
 

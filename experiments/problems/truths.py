@@ -112,6 +112,37 @@ def cross_truth(scale: float, points: int = 2001) -> Truth:
     return float(z_entropy - noise_entropy), 0.0
 
 
+def product_truth(scale: float, points: int = 4001) -> Truth:
+    """Compute the truth of two standard normal columns and their product + scale · noise.
+
+    Given the first column, the noisy product is normal; that gives its density by quadrature.
+    """
+    x, z = np.linspace(-8, 8, points), np.linspace(-40, 40, 4 * points)
+    weights = normal_density(x, 0, 1) * (x[1] - x[0])
+    scales = np.sqrt(x**2 + scale**2)
+    density = apply_in_blocks(lambda at: normal_density(at[:, None], 0, scales) @ weights, z)
+    noise_entropy = 0.5 * math.log(2 * math.pi * math.e * scale**2)
+    return grid_entropy(density, z) - noise_entropy, 0.0
+
+
+def poisson_truth(mean: float, scale: float, points: int = 2001) -> Truth:
+    """Compute the truth of a standard normal z and counts of rate exp(mean + scale · z)."""
+    z = np.linspace(-7, 7, points)
+    weights = normal_density(z, 0, 1) * (z[1] - z[0])
+    log_rates = mean + scale * z
+    highest = math.exp(log_rates[-1])
+    counts = np.arange(highest + 10 * math.sqrt(highest))
+
+    def given(at: Array) -> Array:
+        """Compute the probability of each of these counts, (counts, points)."""
+        at = at[:, None]
+        return np.exp(at * log_rates - np.exp(log_rates) - special.gammaln(at + 1))
+
+    counts_given = apply_in_blocks(given, counts)
+    entropy = special.entr(counts_given @ weights).sum()
+    return float(entropy - special.entr(counts_given).sum(axis=0) @ weights), 0.0
+
+
 def circle_truth(scale: float, points: int = 4001) -> Truth:
     """Compute the truth of the coordinates of a noisy unit circle by quadrature."""
     edge = 1 + 10 * scale

@@ -23,6 +23,7 @@ def make_row(problem="gaussian d=1 I=2", error=-0.1, **values):
     row = {"problem": problem, "family": problem.split()[0], "benchmark": "own"}
     row |= {"held_out": False, "n": 300, "seed": 0}
     row |= {"estimator": "default", "truth_nats": truth, "truth_stderr": 0.0, "nats": truth + error}
+    row |= {"truth_is_upper": False, "samples": values.get("n", 300)}
     row |= {"stderr": 0.02, "train_nats": 2.1, "ceiling_nats": math.log(300), "error": error}
     return row | {"steps": 100, "seconds": 1.5, "converged": True, "warnings": []} | values
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from image_latents import latents_of_bars, latents_of_blobs, latents_of_rectangles
 from problem_checks import agrees, family, gaussian_nats, normal_scores, problems, table_nats
 from problems import samplers, shapes
 from scipy import spatial, special
@@ -51,37 +52,13 @@ def test_label_channel_truth(problem):
     assert np.abs(counted - joint).max() < 5 * math.sqrt(joint.max() / len(x))
 
 
-def latents_of_blobs(images):
-    """Compute latents from images: ln of a bump is a parabola, given by three of its values."""
-    centers, widths = [], []
-    for axis in (2, 1):
-        profile = np.log(images.astype(np.float64).sum(axis=axis))
-        peak = profile.argmax(axis=1)
-        low, mid, high = (profile[np.arange(len(profile)), peak + i] for i in (-1, 0, 1))
-        bend = low - 2 * mid + high
-        centers.append(peak + (low - high) / 2 / bend)
-        widths.append((-bend) ** -0.5)
-    uniform = [(centers[0] - 8) / 12, (centers[1] - 8) / 12, (np.mean(widths, axis=0) - 1.5) / 2.5]
-    return special.ndtri(np.clip(np.stack(uniform, axis=1), 1e-9, 1 - 1e-9))
-
-
-def latents_of_rectangles(images):
-    """Compute latents from images: the edges are where the covered parts of pixels end."""
-    centers, halves = [], []
-    for axis in (2, 1):
-        profile = images.max(axis=axis).astype(np.float64)
-        covered = profile.sum(axis=1)
-        full = (profile > 1 - 1e-6).argmax(axis=1)
-        low = full - profile[np.arange(len(full)), full - 1]
-        centers.append(low + covered / 2)
-        halves.append(covered / 2)
-    uniform = [*((c - 8) / 12 for c in centers), *((h - 2) / 5 for h in halves)]
-    return special.ndtri(np.clip(np.stack(uniform, axis=1), 1e-9, 1 - 1e-9))
-
-
 @pytest.mark.parametrize(
     ("draw", "recover", "width"),
-    [("blobs", latents_of_blobs, 3), ("rectangles", latents_of_rectangles, 4)],
+    [
+        ("blobs", latents_of_blobs, 3),
+        ("rectangles", latents_of_rectangles, 4),
+        ("bars", latents_of_bars, 2),
+    ],
 )
 def test_images_determine_their_latents(draw, recover, width):
     latents = np.random.default_rng(0).standard_normal((2000, width))
