@@ -52,8 +52,8 @@ flags.DEFINE_enum(
     "benchmark",
     "own",
     (*problems.BENCHMARKS, "all"),
-    "own: the problems of this project. bmi: the 40 tasks of Czyż et al. 2023. wild: what people "
-    "bring. all: of all.",
+    "own: the problems of this project. bmi: the 40 tasks of Czyż et al. 2023. mutinfo: families "
+    "of the tables of mutinfo. wild: what people bring. all: of all.",
 )
 flags.DEFINE_string(
     "data_dir", None, "Folder of MNIST for problems of digits. Default: 5,000 of its images."

@@ -4,8 +4,8 @@ That of Gaussian pairs has a closed form, and an invertible map of either side d
 (Czyż et al. 2023, "Beyond Normal", https://arxiv.org/abs/2306.11078). Other truths are in closed
 form, by quadrature, or by Monte Carlo over known densities. All values are in nats.
 
-Problems marked `held_out` must not be used to tune an estimator: about half of our own, and all of
-other benchmarks: `bmi`, that of Czyż et al., and `wild`, what people bring.
+Problems marked `held_out` must not be used to tune an estimator. They are half of our own, and all
+of the other benchmarks: "bmi" of Czyż et al., "mutinfo" of a package, "wild" of what people bring.
 
   for problem in problems():
       x, z = draw(problem, n=10_000, seed=0)

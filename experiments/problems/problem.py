@@ -12,7 +12,7 @@ Sampler = Callable[..., Samples]
 Map = Callable[[Array], Array]
 Truth = tuple[float, float]
 
-BENCHMARKS = ("own", "bmi", "wild")
+BENCHMARKS = ("own", "bmi", "mutinfo", "wild")
 
 
 class Problem(NamedTuple):
