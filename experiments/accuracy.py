@@ -1,14 +1,15 @@
 """Estimates beside known mutual information.
 
   python experiments/accuracy.py
-  python experiments/accuracy.py --problems=gaussian,blob --seeds=1 --estimator=both
-  python experiments/accuracy.py --benchmark=bmi --out_dir=runs/bmi
+  python experiments/accuracy.py --problems=gaussian,blob --seeds=1 --estimator=default,published
+  python experiments/accuracy.py --benchmark=bmi --estimator=default,ksg,cca --out_dir=runs/bmi
   python experiments/accuracy.py --curve --out_dir=runs/curve
 
 Estimates the mutual information of the problems in problems/ by `mine_jax.lower_bound`, with its
-defaults or with MINE as published. A row goes to accuracy.jsonl in --out_dir as soon as it is
-known; tables (accuracy.md, also printed) and a figure (accuracy.png) follow. --curve varies the
-number of samples instead (curve.md).
+defaults or as others have published, and by the estimators in reference_estimators.py. A row goes
+to accuracy.jsonl in --out_dir as soon as it is known; tables (accuracy.md, also printed) and a
+figure of the first estimator that is a bound (accuracy.png) follow. --curve varies the number of
+samples instead (curve.md).
 """
 
 import dataclasses
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import accuracy_report
 import common
+import numpy as np
 import problems
+import reference_estimators
 from absl import flags
 from problems import Problem
 from tqdm import tqdm
@@ -29,7 +32,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help answers at once
     from mine_jax import Estimate, MineConfig
 
 ROWS = "accuracy.jsonl"
-ESTIMATORS = ("default", "published")
+ESTIMATORS = ("default", "published", "infonce", *reference_estimators.ESTIMATORS)
 SIZES = ("500", "1000", "2000", "5000", "10000", "20000", "60000")
 CURVE_PROBLEMS = (
     "gaussian d=5 I=2",
@@ -64,12 +67,11 @@ flags.DEFINE_list(
 flags.DEFINE_enum(
     "half", "both", ("tuned", "held_out", "both"), "Problems used in tuning, or held out of it."
 )
-flags.DEFINE_enum(
+flags.DEFINE_list(
     "estimator",
-    "default",
-    (*ESTIMATORS, "both"),
-    "default: MineConfig(). published: MINE as published, MineConfig.published(). both: each on "
-    "the same samples.",
+    ["default"],
+    "Estimators, each on the same samples. default: MineConfig(). published: MINE as published. "
+    "infonce: InfoNCE with a separable critic. ksg: nearest neighbors. cca: correlations.",
 )
 flags.DEFINE_string("out_dir", "runs/accuracy", "Folder for rows, tables and the figure.")
 flags.DEFINE_bool("resume", False, "Keep the rows in --out_dir and measure the missing ones.")
@@ -140,41 +142,57 @@ def plan_jobs() -> list[Job]:
     sizes = [int(size) for size in FLAGS.sizes if size.isdecimal()]
     if len(sizes) < max(1, len(FLAGS.sizes)) or min(sizes) < 1:
         raise ValueError(f"--sizes must be positive integers, got {','.join(FLAGS.sizes)}")
+    if not FLAGS.estimator or set(FLAGS.estimator) - set(ESTIMATORS):
+        raise ValueError(
+            f"--estimator must be out of {', '.join(ESTIMATORS)}, got {','.join(FLAGS.estimator)!r}"
+        )
     names = FLAGS.problems or (CURVE_PROBLEMS if FLAGS.curve else [])
     return [
         Job(problem, n, seed, estimator)
         for problem in select_problems(names, FLAGS.half, FLAGS.benchmark)
         for n in (sorted(set(sizes)) if FLAGS.curve else [problem.n or FLAGS.n])
         for seed in range(FLAGS.seeds)
-        for estimator in (ESTIMATORS if FLAGS.estimator == "both" else [FLAGS.estimator])
+        for estimator in dict.fromkeys(FLAGS.estimator)
     ]
 
 
 def configurations() -> dict[str, "MineConfig"]:
-    """Return the configuration of each of `ESTIMATORS`."""
+    """Return the configuration of each of `ESTIMATORS` that is one of `lower_bound`."""
     from mine_jax import MineConfig
 
-    return {"default": MineConfig(), "published": MineConfig.published(cross_fit=False)}
+    return {
+        "default": MineConfig(),
+        "published": MineConfig.published(cross_fit=False),
+        # All pairs of a batch, as in van den Oord et al. 2018, https://arxiv.org/abs/1807.03748.
+        "infonce": MineConfig.published(network="separable", bound="infonce", form="infonce"),
+    }
 
 
-def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
+def measure(job: Job, config: "MineConfig | None") -> dict[str, Any]:
     """Draw a problem's samples, estimate, and compare with the truth.
+
+    Args:
+      job: the estimate to make.
+      config: of `lower_bound`; None for a reference estimator.
+
+    Returns:
+      The row; None for numbers that are not finite or that the estimator does not have.
 
     Raises:
       ValueError: if `lower_bound` does, naming the problem.
     """
-    import jax
-
-    import mine_jax
-
     x, z = problems.draw(job.problem, job.n, job.seed, FLAGS.data_dir)
     start = time.perf_counter()
     try:
-        key = jax.random.key(job.seed)
-        estimate = cast("Estimate", mine_jax.lower_bound(x, z, key=key, config=config))
+        measured = (
+            reference_values(reference_estimators.ESTIMATORS[job.estimator](x, z))
+            if config is None
+            else bound_values(x, z, job.seed, config)
+        )
     except ValueError as error:
         raise ValueError(f"{job.problem.name}, n = {job.n}, seed {job.seed}: {error}") from error
     seconds = time.perf_counter() - start
+    nats = measured["nats"]
     return {
         "problem": job.problem.name,
         "family": job.problem.family,
@@ -187,15 +205,39 @@ def measure(job: Job, config: "MineConfig") -> dict[str, Any]:
         "truth_stderr": job.problem.truth_stderr,
         "truth_is_upper": job.problem.truth_is_upper,
         "samples": len(x),
+        **measured,
+        "error": None if nats is None else nats - job.problem.truth_nats,
+        "seconds": round(seconds, 3),
+    }
+
+
+def bound_values(x: np.ndarray, z: np.ndarray, seed: int, config: "MineConfig") -> dict[str, Any]:
+    """Estimate by `lower_bound` and return what a row has of the estimate."""
+    import jax
+
+    import mine_jax
+
+    estimate = cast("Estimate", mine_jax.lower_bound(x, z, key=jax.random.key(seed), config=config))
+    return {
         "nats": finite_or_none(estimate.nats),
         "stderr": finite_or_none(estimate.stderr),
         "train_nats": finite_or_none(estimate.train_nats),
         "ceiling_nats": float(estimate.ceiling_nats),
-        "error": finite_or_none(estimate.nats - job.problem.truth_nats),
         "steps": int(estimate.steps),
-        "seconds": round(seconds, 3),
         "converged": bool(estimate.converged),
         "warnings": list(estimate.warnings),
+    }
+
+
+def reference_values(nats: float) -> dict[str, Any]:
+    """Return the same of an estimator that has neither error nor ceiling nor training."""
+    unknown = dict.fromkeys(("stderr", "train_nats", "ceiling_nats"))
+    return {
+        "nats": finite_or_none(nats),
+        **unknown,
+        "steps": 0,
+        "converged": True,
+        "warnings": [],
     }
 
 
@@ -234,7 +276,7 @@ def experiment() -> None:
     with common.device_mesh():
         for job in bar:
             bar.set_description(f"{job.problem.name}, n={job.n}, seed {job.seed}, {job.estimator}")
-            row = measure(job, configs[job.estimator])
+            row = measure(job, configs.get(job.estimator))
             folder.append(ROWS, [row])
             by_key[job.key] = row
     rows = [with_nan(by_key[job.key]) for job in jobs]
@@ -245,11 +287,12 @@ def experiment() -> None:
     print(f"\n{text}\n")
     (folder.path / f"{name}.md").write_text(f"# {title}\n\n{text}\n")
     figures = []
-    if not FLAGS.curve:
+    drawn = next((job.estimator for job in jobs if job.estimator in configs), None)
+    if drawn and not FLAGS.curve:
         import plots
 
         figures.append(folder.path / "accuracy.png")
-        plots.accuracy([row for row in rows if row["estimator"] == jobs[0].estimator], figures[0])
+        plots.accuracy([row for row in rows if row["estimator"] == drawn], figures[0])
     if FLAGS.publish:
         common.write_page(name, title, text, figures)
     print(f"Written to {os.path.relpath(folder.path)}")

@@ -1,7 +1,7 @@
 """The 40 tasks of the benchmark of Czyż et al. 2023.
 
-"Beyond Normal: On the Evaluation of Mutual Information Estimators", https://arxiv.org/abs/2306.11078,
-section 3 and appendix; estimators there have 10,000 samples. Names are those of their package,
+"Beyond Normal: On the Evaluation of Mutual Information Estimators", https://arxiv.org/abs/2306.11078.
+Estimators there have 10,000 samples. Names are those of their package,
 https://github.com/cbg-ethz/bmi, with "bmi" before them.
 """
 

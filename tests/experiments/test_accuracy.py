@@ -51,6 +51,9 @@ def test_select_problems_takes_full_names_alone_and_parts_anywhere():
         (["--problems=blob", "--benchmark=bmi"], "has 'blob' in its name in --benchmark=bmi"),
         (["--problems=swiss roll", "--half=tuned"], "--half=tuned leaves none of the 1 problems"),
         (["--n=0"], "--n must be at least 1, got 0"),
+        (["--estimator=default,oracle"], "--estimator must be out of .*got 'default,oracle'"),
+        (["--estimator="], "--estimator must be out of default, "),
+        (["--benchmark=wild", "--data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
         (["--seeds=0"], "--seeds must be at least 1, got 0"),
         (["--curve", "--sizes=500,few"], "--sizes must be positive integers, got 500,few"),
         (["--curve", "--sizes=0"], "--sizes must be positive integers, got 0"),
@@ -67,7 +70,8 @@ def test_experiment_wrong_flag_ends_before_the_folder_is_made(arguments, message
 
 
 def test_plan_jobs_has_a_job_for_each_problem_seed_and_estimator():
-    with set_flags(script, "--problems=independent d=10", "--seeds=2", "--estimator=both"):
+    both = "--estimator=default,published,default"
+    with set_flags(script, "--problems=independent d=10", "--seeds=2", both):
         jobs = script.plan_jobs()
     assert len({job.key for job in jobs}) == len(jobs) == 2 * 2
     with set_flags(script, "--problems=independent d=10 n", "--seeds=1"):
@@ -104,6 +108,12 @@ def test_summary_counts_reachable_truths_alone():
     ]
     line = "| all | 5 | 0.1020 | +0.0300 | 0.0200 | 80% | 1.5 | 1.5 |"
     assert tables.by_family(rows).splitlines()[-1] == line
+    bounded = make_row("digit pairs", error=0.5, truth_is_upper=True)
+    text = tables.summary([*rows, bounded])
+    assert "- mean abs error, all: 0.1020 nats (5 estimates)" in text
+    assert "within 3 standard errors: 42.9%" in text
+    assert "largest overshoot beyond 3 standard errors: 0.4400 nats, digit pairs" in text
+    assert text.endswith("known to be at most a number, left out too: 1 estimates")
     nothing = [make_row(error=math.nan)]
     assert "1 not finite" in tables.summary(nothing)
     assert tables.by_family(nothing).splitlines()[-1].startswith("| all | 0 | – | – | – | – |")
@@ -121,6 +131,57 @@ def test_by_problem_shows_means_ranges_and_remarks():
         "| far | held out | 9.0000 | 5.0000 | 5.0000 … 5.0000 | 0.0200 | −4.0000 | 1.5 "
         "| near the ceiling, warnings |",
     ]
+
+
+def make_reference_row(problem, error, **values):
+    unknown = dict.fromkeys(("stderr", "train_nats", "ceiling_nats"), math.nan)
+    return make_row(problem, error, estimator="ksg", steps=0, **unknown, **values)
+
+
+def test_estimates_without_an_error_are_neither_above_the_truth_nor_not():
+    rows = [make_reference_row("gaussian", 0.5), make_reference_row("blob", math.nan)]
+    lines = tables.summary(rows).splitlines()
+    assert lines[0] == "- 2 estimates of 2 problems; 0 not converged, 1 not finite"
+    assert lines[1] == "- mean abs error, all: 0.5000 nats (1 estimates)"
+    assert not any("standard errors" in line for line in lines)
+    line = "| all | 1 | 0.5000 | +0.5000 | – | – | 1.5 | 1.5 |"
+    assert tables.by_family(rows).splitlines()[-1] == line
+    assert tables.not_above([*rows, make_row(error=0.5), make_row(error=0.01)]) == 0.5
+
+
+def test_by_problem_marks_upper_bounds_and_missing_samples():
+    row = make_row("digits", error=-0.2, truth_is_upper=True) | {"samples": 120}
+    line = tables.by_problem([row]).splitlines()[-1]
+    assert "| ≤ 2.0000 | 1.8000 |" in line
+    assert line.endswith("| 120 samples |")
+
+
+def test_by_benchmark_compares_estimators_where_all_apply():
+    far = {"truth_nats": 9.0}
+    rows = [
+        make_row("a", -0.1),
+        make_row("a", 0.3, seed=1),
+        make_reference_row("a", 0.1),
+        make_row("b", -0.4),
+        make_reference_row("b", math.nan),
+        make_row("far", -4.0, **far),  # near the ceiling of one: left out for both
+        make_reference_row("far", -0.1, **far),
+        make_row("digits", -0.3, truth_is_upper=True),
+        make_reference_row("digits", -0.1, truth_is_upper=True),
+        *(make_row(f"bmi {i}", i / 10, benchmark="bmi") for i in range(7)),
+    ]
+    own, bmi = tables.by_benchmark(rows).split("\n\n### ")
+    assert own.splitlines()[0] == "### Benchmark own: 2 problems, 1 common"
+    source = tables.SOURCES
+    assert own.splitlines()[4:] == [
+        f"| default | 2 | 0.3000 | 0.2000 | 1 | b 0.40; a 0.20 | {source['default']} |",
+        f"| ksg | 1 | 0.1000 | 0.1000 | 1 | a 0.10 | {source['ksg']} |",
+    ]
+    names = "bmi 6 0.60; bmi 5 0.50; bmi 4 0.40; bmi 3 0.30; bmi 2 0.20"
+    assert bmi.splitlines()[0] == "Benchmark bmi: 7 problems, 7 common"
+    assert f"| default | 7 | 0.3000 | 0.3000 | 7 | {names} |" in bmi
+    assert set(tables.SOURCES) == set(tables.TITLES) == set(script.ESTIMATORS)
+    assert tables.by_benchmark(rows) in tables.report(rows, curve=False)
 
 
 def test_comparison_sets_estimators_side_by_side():
@@ -187,7 +248,7 @@ def test_experiment_measures_both_estimators_on_the_same_samples(
         return Estimate(**dict.fromkeys(field.name for field in fields(Estimate)) | values)
 
     monkeypatch.setattr(mine_jax, "lower_bound", lower_bound)
-    drawn = run("--problems=gaussian d=1 I=1", "--estimator=both")
+    drawn = run("--problems=gaussian d=1 I=1", "--estimator=default,published,ksg")
     (x, z, default), (other_x, other_z, published) = calls
     assert default == MineConfig()
     assert published == MineConfig.published(cross_fit=False)
@@ -202,11 +263,39 @@ def test_experiment_measures_both_estimators_on_the_same_samples(
     wanted["seconds"] = rows[0]["seconds"]
     assert rows[0] == wanted
     assert (rows[1]["estimator"], rows[1]["nats"], rows[1]["error"]) == ("published", None, None)
+    assert rows[2]["estimator"] == "ksg"
+    assert rows[2]["error"] == pytest.approx(rows[2]["nats"] - 1)
+    assert rows[2]["error"] == pytest.approx(0, abs=0.3)
+    assert rows[2]["stderr"] is rows[2]["ceiling_nats"] is None
+    assert set(rows[2]) == set(rows[0])
     description = json.loads((tmp_path / "config.json").read_text())
     assert description["resolved"]["published"]["network"] == "concatenated"
     assert description["settings"]["n"] == 300
     page = (tmp_path / "accuracy.md").read_text()
     assert page.partition("\n\n")[2].strip() in capsys.readouterr().out
+
+
+def test_experiment_draws_the_figure_of_the_first_bound_if_there_is_one(run, tmp_path):
+    assert run("--problems=gaussian d=1 I=1", "--estimator=cca,ksg") is None
+    page = (tmp_path / "accuracy.md").read_text()
+    assert page.index("| cca |") < page.index("| ksg |") < page.index("## Canonical correlations")
+
+
+def test_experiment_reads_digits_from_the_folder(run, tmp_path, monkeypatch):
+    folders = []
+
+    def draw(problem, n, seed, data_dir):
+        folders.append(data_dir)
+        return np.zeros((7, 28, 28)), np.arange(7) % 2
+
+    monkeypatch.setattr(script.problems, "load_digits", folders.append)
+    monkeypatch.setattr(script.problems, "draw", draw)
+    name = "--problems=wild digits and labels beta=0.3"
+    run("--benchmark=wild", name, "--estimator=ksg", f"--data_dir={tmp_path}")
+    assert folders == [str(tmp_path)] * 2
+    (row,) = read_rows(tmp_path)
+    assert (row["benchmark"], row["truth_is_upper"]) == ("wild", True)
+    assert (row["n"], row["samples"], row["nats"]) == (300, 7, None)
 
 
 def test_experiment_resumed_keeps_rows_and_measures_the_missing_ones(
