@@ -90,10 +90,10 @@ def prepare(
             return jnp.asarray(_scale_jointly(columns, name))
         transforms = {
             "columns": [_standardize_robustly],
-            "both": [_normal_scores, _standardize_robustly],
+            "both": [normal_scores, _standardize_robustly],
             "standardized": [_standardize],
         }
-        blocks = [transform(columns, name) for transform in transforms.get(scale, [_normal_scores])]
+        blocks = [transform(columns, name) for transform in transforms.get(scale, [normal_scores])]
         prepared = jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
         images = image_shape(values.shape) if keep_shape else None
         return prepared if images is None else prepared.reshape(images)
@@ -113,7 +113,7 @@ def prepare(
         return jnp.asarray(components, jnp.float32)
     features = moments(columns.reshape(shape))
     ranked = np.delete(np.arange(NUM_MOMENTS), ELLIPTICITY)
-    features[:, ranked] = _normal_scores(features[:, ranked], name)
+    features[:, ranked] = normal_scores(features[:, ranked], name)
     return jnp.asarray(np.concatenate([features, components], axis=1, dtype=np.float32))
 
 
@@ -312,7 +312,14 @@ def _max_abs(columns: np.ndarray, name: str) -> np.float64:
     return largest if largest > 0 else np.float64(1)
 
 
-def _normal_scores(columns: np.ndarray, name: str) -> np.ndarray:
+def normal_scores(columns: np.ndarray, name: str = "x") -> np.ndarray:
+    """Map the ranks of each column, (n, d), to normal quantiles of unit variance.
+
+    Ties have their mean rank; constant columns become zero.
+
+    Raises:
+      ValueError: if a value is not finite; `name` is the variable's.
+    """
     _check_finite(columns, name)
     scores = special.ndtri((stats.rankdata(columns, axis=0) - 0.5) / len(columns))
     scores -= scores.mean(axis=0)

@@ -72,6 +72,9 @@ class MineConfig:
       hidden: width of the hidden layers; None for `DEFAULT_HIDDEN` of the network.
       depth: number of hidden layers.
       features: length of a separable network's feature vectors.
+      shared: both sides of a separable network share all layers but the last. Worth it where x and
+        z are of one kind, such as two images: more samples for each weight. They must have the
+        same shape. "auto" lets the validation samples of `lower_bound` choose.
       canonical_pairs: maximum number of canonical pairs of the Gaussian part; 0 for none.
       leading_pairs: largest number of leading canonical pairs that compete, alone, with all of them
         for the start; 0 for none.
@@ -115,6 +118,7 @@ class MineConfig:
     hidden: int | None = None
     depth: int = 2
     features: int = 32
+    shared: bool | str = "auto"
     canonical_pairs: int = 128
     leading_pairs: int = 12
     squares: bool = True
@@ -157,6 +161,10 @@ class MineConfig:
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
+        if self.shared not in (True, False, "auto"):
+            problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
+        if self.shared is True and not self.separable:
+            problems.append(f"shared needs a separable network, got network={self.network!r}")
         for name in ("normalize", "squares", "gaussian_start", "cross_fit"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -231,4 +239,7 @@ class MineConfig:
             return CustomNetwork(self.network)
         kind = "separable" if self.separable else "concatenated"
         hidden = self.hidden or DEFAULT_HIDDEN[kind]
-        return StatisticsNetwork(kind, hidden, self.depth, self.features, self.squares, clip)
+        shared = self.shared is True
+        return StatisticsNetwork(
+            kind, hidden, self.depth, self.features, self.squares, clip, shared
+        )

@@ -68,11 +68,16 @@ class SeparableHead(nn.Module):
     hidden: int
     depth: int
     features: int
+    shared: bool = False
 
     def setup(self) -> None:
         """Name the layers; Flax calls it."""
         self.x_layers = [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
-        self.z_layers = [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
+        self.z_layers = (
+            self.x_layers
+            if self.shared
+            else [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
+        )
         # f, a and b start at zero, so that T is the Gaussian part; with g at zero as well no
         # gradient would reach either.
         self.x_last = nn.Dense(self.features + 1, kernel_init=nn.initializers.zeros)
@@ -121,6 +126,7 @@ class StatisticsNetwork(nn.Module):
       features: length of f and g ("separable").
       squares: whether the encoders see the squares of the columns.
       clip: limit the projections of the Gaussian part.
+      shared: both sides share all layers but the last ("separable").
     """
 
     kind: str = "separable"
@@ -129,14 +135,15 @@ class StatisticsNetwork(nn.Module):
     features: int = 32
     squares: bool = True
     clip: bool = True
+    shared: bool = False
 
     def setup(self) -> None:
         """Name the encoders and the head; Flax calls it."""
         self.x_encoder = Encoder(self.hidden, self.squares)
-        self.z_encoder = Encoder(self.hidden, self.squares)
+        self.z_encoder = self.x_encoder if self.shared else Encoder(self.hidden, self.squares)
         self.head: Any
         if self.kind == "separable":
-            self.head = SeparableHead(self.hidden, self.depth, self.features)
+            self.head = SeparableHead(self.hidden, self.depth, self.features, self.shared)
         else:
             self.head = ConcatenatedHead(self.hidden, self.depth)
 
