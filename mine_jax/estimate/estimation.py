@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from mine_jax import devices
 from mine_jax.estimate.gaussian_start import choose_start
-from mine_jax.estimate.preparation import as_labels, prepare, shared_axes
+from mine_jax.estimate.preparation import prepare, shared_axes
 from mine_jax.estimate.result import Estimate, make_estimate
+from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import fit_stack
@@ -70,12 +70,13 @@ class Group(NamedTuple):
 
 
 def lower_bound(
-    x: ArrayLike,
-    z: ArrayLike | Mapping[str, ArrayLike],
+    x: Any,
+    z: Any,
     *,
     key: Array | None = None,
     config: MineConfig | None = None,
     init: Estimate | MineState | Mapping[str, Any] | None = None,
+    discrete: Any = "auto",
 ) -> Estimate | dict[str, Estimate]:
     """Estimate I_Θ(X; Z), a lower bound on the mutual information of paired samples, in nats.
 
@@ -90,9 +91,10 @@ def lower_bound(
     True
 
     Args:
-      x: (n, …). One-dimensional floats are a column; integers of one column, and one-hot columns,
-        are labels; (n, h, w) and (n, h, w, c) with at least 4 × 4 pixels are images. See
-        `prepare`.
+      x: (n, …), an array, list, data frame, tensor or sparse matrix. Text, categories, booleans,
+        one-hot columns, and one column of numbers that repeat often, are labels; (n, h, w) and
+        (n, h, w, c) with at least 8 × 8 pixels and at most 4 channels are images; all else are
+        columns of numbers. See `variables.read_variable`, and `prepare` for what follows.
       z: (n, …) likewise, or a mapping of names to such arrays: then all networks are fitted at
         once, on the same samples in the same pairs.
       key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
@@ -100,14 +102,16 @@ def lower_bound(
       init: the `Estimate`, or its `state`, of an earlier call of the same widths and configuration
         to warm-start from; for a mapping, a mapping of them of the same names. The test samples are
         unseen only if samples and key are unchanged.
+      discrete: "auto"; True if each different row is a label, False if all values are numbers; or
+        a pair of these for x and for z, and in place of that for z a mapping of names to them.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
 
     Raises:
       TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x a mapping.
-      ValueError: if numbers of samples differ or are too small, values are not finite, there are
-        too many labels, or `init` does not fit.
+      ValueError: if numbers of samples differ or are too small, values are missing or not finite,
+        there are too many labels, x or z cannot be read otherwise, or `init` does not fit.
     """
     key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
     config = MineConfig() if config is None else config
@@ -127,21 +131,22 @@ def lower_bound(
             got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
         states = {name: _state_of(earlier) for name, earlier in dict(inits).items()}
-    pairs = prepare_pairs(x, named, config)
+    x_variable, z_variables = read_variables(x, named, discrete)
+    pairs = prepare_pairs(x_variable, z_variables, config)
     estimates = lower_bounds(pairs, key=key, config=config, init=states)
     return estimates if isinstance(z, Mapping) else estimates["z"]
 
 
-def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) -> dict[str, Pair]:
-    """Prepare the samples of `lower_bound`; labels come on the side of z.
+def prepare_pairs(x: Any, z: Mapping[str, Any], config: MineConfig) -> dict[str, Pair]:
+    """Prepare the samples of `lower_bound`, or `Variable`s of them; labels come on the side of z.
 
     If one side is labels, the other side's columns are passed both as normal scores and
     standardized: ranks would hide the two clusters of a softmax output.
     """
     custom = isinstance(config.network, nn.Module)
     keep_shape = custom or config.network == "convolutional"
-    x_values, z_values = as_labels(x), {name: as_labels(value) for name, value in z.items()}
-    _check_lengths({"x": x_values} | z_values)
+    x_side, z_sides = read_variables(x, z)
+    x_values = _samples_of(x_side, keep_shape)
     prepared: dict[tuple, Array] = {}  # x, which several networks may share
 
     def prepare_x(scale: str, axes: Any, partner: str) -> Array:
@@ -151,9 +156,10 @@ def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) 
         return prepared[place]
 
     pairs = {}
-    for name, values in z_values.items():
+    for name, z_side in z_sides.items():
+        values = _samples_of(z_side, keep_shape)
         scale, axes = "auto", None
-        labels = [_holds_labels(side) for side in (x_values, values)]
+        labels = [side.kind == "labels" for side in (x_side, z_side)]
         if config.preparation == "standardized":
             scale = "standardized"
         elif any(labels) and not all(labels):
@@ -395,8 +401,8 @@ def _sizes(n: int, config: MineConfig) -> tuple[int, int]:
     return n // config.folds, round(n * config.validation_fraction)
 
 
-def _holds_labels(values: np.ndarray) -> bool:
-    return values.dtype.kind in "biu" and math.prod(values.shape[1:]) == 1
+def _samples_of(side: Variable, keep_shape: bool) -> np.ndarray:
+    return side.values.reshape(side.shape) if keep_shape else side.values
 
 
 def _state_of(init: Any) -> MineState:
@@ -417,12 +423,6 @@ def _check_init(
     wanted = _shapes(pairs, config)
     for name, state in init.items():
         check_same_shapes(state, wanted[name])
-
-
-def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
-    lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"x and z must have the same number of samples, got {lengths}")
 
 
 def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:

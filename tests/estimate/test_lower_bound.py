@@ -423,8 +423,8 @@ BAD[17] = np.nan
 @pytest.mark.parametrize(
     ("x", "z", "message"),
     [
-        (BAD, np.ones(N), "x has a value that is not finite in row 17"),
-        (np.arange(N) % 2, {"layer": BAD}, "layer has a value that is not finite in row 17"),
+        (BAD, np.ones(N), "x has missing values in 1 of 1,000 rows; drop"),
+        (np.arange(N) % 2, {"layer": BAD}, "layer has missing values in 1 of 1,000 rows; drop"),
         (np.ones(N), np.ones(N - 1), "same number of samples.*1000.*999"),
         (np.ones(N), np.float32(1), "same number of samples.*1000.*0"),
         (np.ones(4), np.ones(4), "4 samples are too few.*folds = 5"),
