@@ -14,6 +14,14 @@ from mine_jax import devices
 from mine_jax.estimate.gaussian_start import choose_start
 from mine_jax.estimate.preparation import prepare, shared_axes
 from mine_jax.estimate.result import Estimate, make_estimate
+from mine_jax.estimate.splitting import (
+    Grouping,
+    Splits,
+    group_rows,
+    sizes,
+    split,
+    unused_warning,
+)
 from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
@@ -41,20 +49,6 @@ class Pair(NamedTuple):
     seed: int = 0
 
 
-class Splits(NamedTuple):
-    """Rows of the samples by their use, disjoint within each fold; in random order.
-
-    Attributes:
-      train: (folds, m).
-      validation: (folds, s).
-      test: (folds, r); with `cross_fit` no row is a test row in more than one fold.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
 class Group(NamedTuple):
     """Pairs whose networks have one shape, up to padding, and are fitted as one stack.
 
@@ -77,6 +71,8 @@ def lower_bound(
     config: MineConfig | None = None,
     init: Estimate | MineState | Mapping[str, Any] | None = None,
     discrete: Any = "auto",
+    groups: Any = None,
+    blocks: int | None = None,
 ) -> Estimate | dict[str, Estimate]:
     """Estimate I_Θ(X; Z), a lower bound on the mutual information of paired samples, in nats.
 
@@ -104,6 +100,12 @@ def lower_bound(
         unseen only if samples and key are unchanged.
       discrete: "auto"; True if each different row is a label, False if all values are numbers; or
         a pair of these for x and for z, and in place of that for z a mapping of names to them.
+      groups: (n,), hashable objects, equal for rows that are not independent, such as those of one
+        patient. They are on one side of every split, and the standard error counts groups. Copies
+        of rows are kept together without being asked for.
+      blocks: rows are a series in order: cut it into so many blocks, and keep them like groups. A
+        tenth of a block on either side of a boundary between two uses is dropped. Blocks should be
+        much longer than what rows remember, and at least 10.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
@@ -111,7 +113,8 @@ def lower_bound(
     Raises:
       TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x a mapping.
       ValueError: if numbers of samples differ or are too small, values are missing or not finite,
-        there are too many labels, x or z cannot be read otherwise, or `init` does not fit.
+        there are too many labels, x or z cannot be read otherwise, `init` does not fit, or groups
+        or blocks are too few.
     """
     key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
     config = MineConfig() if config is None else config
@@ -132,8 +135,12 @@ def lower_bound(
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
         states = {name: _state_of(earlier) for name, earlier in dict(inits).items()}
     x_variable, z_variables = read_variables(x, named, discrete)
+    grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
     pairs = prepare_pairs(x_variable, z_variables, config)
-    estimates = lower_bounds(pairs, key=key, config=config, init=states)
+    estimates = lower_bounds(pairs, key=key, config=config, init=states, grouping=grouping)
+    for name, estimate in estimates.items():
+        all_warnings = estimate.warnings + warnings[name]
+        estimates[name] = dataclasses.replace(estimate, warnings=all_warnings)
     return estimates if isinstance(z, Mapping) else estimates["z"]
 
 
@@ -184,6 +191,7 @@ def lower_bounds(
     init: Mapping[str, MineState] | None = None,
     round_number: int = 0,
     on_progress: OnProgress | None = None,
+    grouping: Grouping | None = None,
 ) -> dict[str, Estimate]:
     """Estimate many pairs of prepared samples, networks of a kind at once.
 
@@ -196,6 +204,7 @@ def lower_bounds(
       round_number: rounds of the same key have different batches (and first weights).
       on_progress: called after each check with the number of steps, their maximum, and the values
         of the networks on the validation samples as text.
+      grouping: rows that stay together, see `split`.
 
     Returns:
       The estimates, by the same names.
@@ -207,7 +216,8 @@ def lower_bounds(
     if init is not None:
         _check_init(init, pairs, config)
     split_key, round_key = jax.random.split(key)
-    rows = split(split_key, n, config)
+    rows = split(split_key, n, config, grouping)
+    test_groups = None if grouping is None else grouping.codes[rows.test]
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     fit_keys = jax.random.split(fit_key, len(rows.train))
     groups = group_pairs(pairs, config)
@@ -225,7 +235,11 @@ def lower_bounds(
                 on_progress(number * max_steps + steps, len(groups) * max_steps, text)
 
         with devices.for_networks(len(group.names) * len(fit_keys)):
-            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check)
+            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check, test_groups)
+    if grouping is not None:
+        unused = unused_warning(rows, n)
+        for name, each in estimates.items():
+            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
     return {name: estimates[name] for name in pairs}
 
 
@@ -236,6 +250,7 @@ def _fit_group(
     fit_keys: Array,
     init: Mapping[str, MineState] | None,
     on_check: Callable[[int, int, FitInfo], None],
+    test_groups: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
     """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
     config, folds = group.config, len(rows.train)
@@ -277,6 +292,7 @@ def _fit_group(
             FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
             stack.resize(stack.select(state, networks), shapes[name]),
             config,
+            test_groups,
         )
     return estimates
 
@@ -373,34 +389,6 @@ def choose_network(x: Array, z: Array) -> str:
     return "concatenated" if narrow and not is_labels(z) else "separable"
 
 
-def split(key: Array, n: int, config: MineConfig) -> Splits:
-    """Split rows into training, validation and test samples.
-
-    A random order of the rows is cut into `folds` parts. In fold f part f is for testing, the rows
-    after it for validation, the rest (with the n mod folds rows that are in no part) for training.
-    Without `cross_fit` there is fold 0 only.
-
-    Args:
-      key: a PRNG key.
-      n: number of samples.
-      config: `folds`, `cross_fit` and `validation_fraction`.
-    """
-    order = np.asarray(jax.random.permutation(key, n))
-    part, validation = _sizes(n, config)
-    rolled = [np.roll(order, -f * part) for f in range(config.folds if config.cross_fit else 1)]
-    folds = np.stack(rolled).astype(np.int32)
-    return Splits(
-        train=folds[:, part + validation :],
-        validation=folds[:, part : part + validation],
-        test=folds[:, :part],
-    )
-
-
-def _sizes(n: int, config: MineConfig) -> tuple[int, int]:
-    """Return the numbers of test and of validation samples of a fold."""
-    return n // config.folds, round(n * config.validation_fraction)
-
-
 def _samples_of(side: Variable, keep_shape: bool) -> np.ndarray:
     return side.values.reshape(side.shape) if keep_shape else side.values
 
@@ -432,7 +420,7 @@ def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:
     if len(lengths) != 1:
         raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
     (n,) = lengths
-    test, validation = _sizes(n, config)
+    test, validation = sizes(n, config)
     if min(test, validation, n - test - validation) < 2:
         raise ValueError(
             f"{n} samples are too few: training, validation and test need at least 2 each with "
