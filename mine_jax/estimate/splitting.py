@@ -118,7 +118,10 @@ def group_rows(
       ValueError: if both are given, `groups` has another length, missing values or too few
         different ones, or `blocks` is not an integer that makes enough blocks of `MIN_BLOCK` rows.
     """
-    n = len(x.values) if x.values.ndim else 0
+    warnings: dict[str, tuple[str, ...]] = dict.fromkeys(z, ())
+    if not all(side.values.ndim and side.values.size for side in (x, *z.values())):
+        return None, warnings  # which `prepare` refuses
+    n = len(x.values)
     if groups is not None and blocks is not None:
         raise ValueError("give groups or blocks, not both: a block is a group of rows")
     boundaries, gap = np.empty(0, np.int64), 0
@@ -127,9 +130,8 @@ def group_rows(
         boundaries = _cut(blocks, n, config)
         given = np.searchsorted(boundaries, np.arange(n), side="right")
         gap = max(1, round(GAP * n / blocks))
-    warnings: dict[str, tuple[str, ...]] = dict.fromkeys(z, ())
     codes = given
-    for name, side in z.items() if n > 1 else ():
+    for name, side in z.items():
         copies = find_copies(x, side)
         if copies is None:
             continue
@@ -141,21 +143,20 @@ def group_rows(
                 "of the split and count as one in the standard error: remove them unless they are "
                 "observations of their own.",
             )
-    if groups is None and blocks is None and n > 1:
+    if groups is None and blocks is None:
         first = np.sort(np.unique(codes, return_index=True)[1])
-        if neighbors_are_alike(x, first):
-            for name, side in z.items():
-                if neighbors_are_alike(side, first):
-                    warnings[name] += (SERIES_WARNING,)
-    num_groups = int(codes.max(initial=-1)) + 1
+        for name, side in z.items():
+            sides = sorted((x, side), key=lambda each: each.values.size)  # mostly one is enough
+            if all(neighbors_are_alike(each, first) for each in sides):
+                warnings[name] += (SERIES_WARNING,)
+    num_groups = int(codes.max()) + 1
     if num_groups == n and blocks is None:
         return None, warnings
     if num_groups < config.folds + 2:
-        what = "different rows" if groups is None else "groups"
+        what = "blocks" if blocks is not None else "groups" if groups is not None else "rows"
         raise ValueError(
-            f"{num_groups} {what if blocks is None else 'blocks'} are too few, copies of rows "
-            f"joined: folds = {config.folds} needs {config.folds + 2}, one to test in each fold "
-            "beside training and validation"
+            f"{num_groups} {what} are too few, with copies of rows joined: folds = {config.folds} "
+            f"needs {config.folds + 2}, one to test in each fold beside training and validation"
         )
     return Grouping(codes, boundaries, gap), warnings
 
