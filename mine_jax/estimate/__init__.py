@@ -2,16 +2,15 @@
 
 from mine_jax.estimate.estimation import (
     Pair,
-    Splits,
     choose_network,
     group_pairs,
     init_states,
     lower_bound,
     lower_bounds,
-    split,
 )
 from mine_jax.estimate.preparation import prepare
 from mine_jax.estimate.result import Estimate, History
+from mine_jax.estimate.splitting import Splits, split
 
 __all__ = [
     "Estimate",

@@ -9,12 +9,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from mine_jax import devices
 from mine_jax.estimate.gaussian_start import choose_start
-from mine_jax.estimate.preparation import as_labels, prepare, shared_axes
+from mine_jax.estimate.preparation import prepare, shared_axes
 from mine_jax.estimate.result import Estimate, make_estimate
+from mine_jax.estimate.splitting import (
+    Grouping,
+    Splits,
+    group_rows,
+    sizes,
+    split,
+    unused_warning,
+)
+from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import fit_stack
@@ -41,20 +49,6 @@ class Pair(NamedTuple):
     seed: int = 0
 
 
-class Splits(NamedTuple):
-    """Rows of the samples by their use, disjoint within each fold; in random order.
-
-    Attributes:
-      train: (folds, m).
-      validation: (folds, s).
-      test: (folds, r); with `cross_fit` no row is a test row in more than one fold.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
 class Group(NamedTuple):
     """Pairs whose networks have one shape, up to padding, and are fitted as one stack.
 
@@ -70,12 +64,15 @@ class Group(NamedTuple):
 
 
 def lower_bound(
-    x: ArrayLike,
-    z: ArrayLike | Mapping[str, ArrayLike],
+    x: Any,
+    z: Any,
     *,
     key: Array | None = None,
     config: MineConfig | None = None,
     init: Estimate | MineState | Mapping[str, Any] | None = None,
+    discrete: Any = "auto",
+    groups: Any = None,
+    blocks: int | None = None,
 ) -> Estimate | dict[str, Estimate]:
     """Estimate I_Θ(X; Z), a lower bound on the mutual information of paired samples, in nats.
 
@@ -90,9 +87,10 @@ def lower_bound(
     True
 
     Args:
-      x: (n, …). One-dimensional floats are a column; integers of one column, and one-hot columns,
-        are labels; (n, h, w) and (n, h, w, c) with at least 4 × 4 pixels are images. See
-        `prepare`.
+      x: (n, …), an array, list, data frame, tensor or sparse matrix. Text, categories, booleans,
+        one-hot columns, and one column of numbers that repeat often, are labels; (n, h, w) and
+        (n, h, w, c) with at least 8 × 8 pixels and at most 4 channels are images; all else are
+        columns of numbers. See `variables.read_variable`, and `prepare` for what follows.
       z: (n, …) likewise, or a mapping of names to such arrays: then all networks are fitted at
         once, on the same samples in the same pairs.
       key: a PRNG key; it fixes the split, the networks and the batches. Default: key(0).
@@ -100,14 +98,23 @@ def lower_bound(
       init: the `Estimate`, or its `state`, of an earlier call of the same widths and configuration
         to warm-start from; for a mapping, a mapping of them of the same names. The test samples are
         unseen only if samples and key are unchanged.
+      discrete: "auto"; True if each different row is a label, False if all values are numbers; or
+        a pair of these for x and for z, and in place of that for z a mapping of names to them.
+      groups: (n,), hashable objects, equal for rows that are not independent, such as those of one
+        patient. They are on one side of every split, and the standard error counts groups. Copies
+        of rows are kept together without being asked for.
+      blocks: rows are a series in order: cut it into so many blocks, and keep them like groups. A
+        tenth of a block on either side of a boundary between two uses is dropped. Blocks should be
+        much longer than what rows remember, and at least 10.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
 
     Raises:
       TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x a mapping.
-      ValueError: if numbers of samples differ or are too small, values are not finite, there are
-        too many labels, or `init` does not fit.
+      ValueError: if numbers of samples differ or are too small, values are missing or not finite,
+        there are too many labels, x or z cannot be read otherwise, `init` does not fit, or groups
+        or blocks are too few.
     """
     key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
     config = MineConfig() if config is None else config
@@ -127,21 +134,26 @@ def lower_bound(
             got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
         states = {name: _state_of(earlier) for name, earlier in dict(inits).items()}
-    pairs = prepare_pairs(x, named, config)
-    estimates = lower_bounds(pairs, key=key, config=config, init=states)
+    x_variable, z_variables = read_variables(x, named, discrete)
+    grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
+    pairs = prepare_pairs(x_variable, z_variables, config)
+    estimates = lower_bounds(pairs, key=key, config=config, init=states, grouping=grouping)
+    for name, estimate in estimates.items():
+        all_warnings = estimate.warnings + warnings[name]
+        estimates[name] = dataclasses.replace(estimate, warnings=all_warnings)
     return estimates if isinstance(z, Mapping) else estimates["z"]
 
 
-def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) -> dict[str, Pair]:
-    """Prepare the samples of `lower_bound`; labels come on the side of z.
+def prepare_pairs(x: Any, z: Mapping[str, Any], config: MineConfig) -> dict[str, Pair]:
+    """Prepare the samples of `lower_bound`, or `Variable`s of them; labels come on the side of z.
 
     If one side is labels, the other side's columns are passed both as normal scores and
     standardized: ranks would hide the two clusters of a softmax output.
     """
     custom = isinstance(config.network, nn.Module)
     keep_shape = custom or config.network == "convolutional"
-    x_values, z_values = as_labels(x), {name: as_labels(value) for name, value in z.items()}
-    _check_lengths({"x": x_values} | z_values)
+    x_side, z_sides = read_variables(x, z)
+    x_values = _samples_of(x_side, keep_shape)
     prepared: dict[tuple, Array] = {}  # x, which several networks may share
 
     def prepare_x(scale: str, axes: Any, partner: str) -> Array:
@@ -151,9 +163,10 @@ def prepare_pairs(x: ArrayLike, z: Mapping[str, ArrayLike], config: MineConfig) 
         return prepared[place]
 
     pairs = {}
-    for name, values in z_values.items():
+    for name, z_side in z_sides.items():
+        values = _samples_of(z_side, keep_shape)
         scale, axes = "auto", None
-        labels = [_holds_labels(side) for side in (x_values, values)]
+        labels = [side.kind == "labels" for side in (x_side, z_side)]
         if config.preparation == "standardized":
             scale = "standardized"
         elif any(labels) and not all(labels):
@@ -178,6 +191,7 @@ def lower_bounds(
     init: Mapping[str, MineState] | None = None,
     round_number: int = 0,
     on_progress: OnProgress | None = None,
+    grouping: Grouping | None = None,
 ) -> dict[str, Estimate]:
     """Estimate many pairs of prepared samples, networks of a kind at once.
 
@@ -190,6 +204,7 @@ def lower_bounds(
       round_number: rounds of the same key have different batches (and first weights).
       on_progress: called after each check with the number of steps, their maximum, and the values
         of the networks on the validation samples as text.
+      grouping: rows that stay together, see `split`.
 
     Returns:
       The estimates, by the same names.
@@ -201,7 +216,8 @@ def lower_bounds(
     if init is not None:
         _check_init(init, pairs, config)
     split_key, round_key = jax.random.split(key)
-    rows = split(split_key, n, config)
+    rows = split(split_key, n, config, grouping)
+    test_groups = None if grouping is None else grouping.codes[rows.test]
     init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
     fit_keys = jax.random.split(fit_key, len(rows.train))
     groups = group_pairs(pairs, config)
@@ -219,7 +235,11 @@ def lower_bounds(
                 on_progress(number * max_steps + steps, len(groups) * max_steps, text)
 
         with devices.for_networks(len(group.names) * len(fit_keys)):
-            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check)
+            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check, test_groups)
+    if grouping is not None:
+        unused = unused_warning(rows, n)
+        for name, each in estimates.items():
+            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
     return {name: estimates[name] for name in pairs}
 
 
@@ -230,6 +250,7 @@ def _fit_group(
     fit_keys: Array,
     init: Mapping[str, MineState] | None,
     on_check: Callable[[int, int, FitInfo], None],
+    test_groups: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
     """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
     config, folds = group.config, len(rows.train)
@@ -271,6 +292,7 @@ def _fit_group(
             FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
             stack.resize(stack.select(state, networks), shapes[name]),
             config,
+            test_groups,
         )
     return estimates
 
@@ -367,36 +389,8 @@ def choose_network(x: Array, z: Array) -> str:
     return "concatenated" if narrow and not is_labels(z) else "separable"
 
 
-def split(key: Array, n: int, config: MineConfig) -> Splits:
-    """Split rows into training, validation and test samples.
-
-    A random order of the rows is cut into `folds` parts. In fold f part f is for testing, the rows
-    after it for validation, the rest (with the n mod folds rows that are in no part) for training.
-    Without `cross_fit` there is fold 0 only.
-
-    Args:
-      key: a PRNG key.
-      n: number of samples.
-      config: `folds`, `cross_fit` and `validation_fraction`.
-    """
-    order = np.asarray(jax.random.permutation(key, n))
-    part, validation = _sizes(n, config)
-    rolled = [np.roll(order, -f * part) for f in range(config.folds if config.cross_fit else 1)]
-    folds = np.stack(rolled).astype(np.int32)
-    return Splits(
-        train=folds[:, part + validation :],
-        validation=folds[:, part : part + validation],
-        test=folds[:, :part],
-    )
-
-
-def _sizes(n: int, config: MineConfig) -> tuple[int, int]:
-    """Return the numbers of test and of validation samples of a fold."""
-    return n // config.folds, round(n * config.validation_fraction)
-
-
-def _holds_labels(values: np.ndarray) -> bool:
-    return values.dtype.kind in "biu" and math.prod(values.shape[1:]) == 1
+def _samples_of(side: Variable, keep_shape: bool) -> np.ndarray:
+    return side.values.reshape(side.shape) if keep_shape else side.values
 
 
 def _state_of(init: Any) -> MineState:
@@ -419,12 +413,6 @@ def _check_init(
         check_same_shapes(state, wanted[name])
 
 
-def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
-    lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"x and z must have the same number of samples, got {lengths}")
-
-
 def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:
     """Return n; raise ValueError if it is not one, or too small."""
     sides: Sequence[Samples] = [side for pair in pairs.values() for side in (pair.x, pair.z)]
@@ -432,7 +420,7 @@ def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:
     if len(lengths) != 1:
         raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
     (n,) = lengths
-    test, validation = _sizes(n, config)
+    test, validation = sizes(n, config)
     if min(test, validation, n - test - validation) < 2:
         raise ValueError(
             f"{n} samples are too few: training, validation and test need at least 2 each with "

@@ -5,25 +5,31 @@ from jax.typing import ArrayLike
 
 NUM_MOMENTS = 10
 ELLIPTICITY = (6, 7)  # the two moments that have a natural scale, from -1 to 1
-MIN_IMAGE_SIDE = 4  # pixels; smaller arrays have no shapes to describe
+MIN_IMAGE_SIDE = 8  # pixels; smaller arrays have no shapes to describe
+MAX_CHANNELS = 4  # gray or RGB, with or without alpha; more are the channels of a layer
+MIN_TOLD_SIDE = 4  # pixels of images that the caller calls so
 MIN_ELLIPTICITY = 0.05  # shapes below have no direction
 MIN_WEIGHT = 1e-20  # total weight below which an image has no contrast
 BLOCK_ELEMENTS = 1 << 16  # numbers in a block of images: bounds the memory in float64
 
 
-def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+def image_shape(shape: tuple[int, ...], told: bool = False) -> tuple[int, int, int, int] | None:
     """Return (n, h, w, c) for the shape of images, or None for any other shape.
 
-    Images are (n, h, w, c) or (n, h, w) with at least 4 x 4 pixels. Vectors are not, whatever
-    their number of columns: a hidden layer of 256 units is not a picture of 16 x 16 pixels.
+    Images are (n, h, w, c) or (n, h, w) with at least 8 x 8 pixels and at most 4 channels. Vectors
+    are not, whatever their number of columns: a hidden layer of 256 units is not a picture of
+    16 x 16 pixels.
 
     Args:
       shape: the shape of an array of n samples.
+      told: the caller says that samples of such a shape are images, by a network that takes them:
+        4 x 4 pixels and any number of channels do.
     """
-    if len(shape) not in (3, 4) or min(shape[1:3]) < MIN_IMAGE_SIDE:
+    smallest = MIN_TOLD_SIDE if told else MIN_IMAGE_SIDE
+    if len(shape) not in (3, 4) or min(shape[1:3]) < smallest:
         return None
-    n, height, width, *channels = shape
-    return n, height, width, channels[0] if channels else 1
+    n, height, width, channels = (*shape, 1)[:4]
+    return (n, height, width, channels) if told or channels <= MAX_CHANNELS else None
 
 
 def moments(images: ArrayLike) -> np.ndarray:

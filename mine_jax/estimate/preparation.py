@@ -35,7 +35,8 @@ def prepare(
 ) -> Array:
     """Turn samples of one variable into the input of a statistics network.
 
-    * Integers or booleans in one column become one-hot labels.
+    * Integers or booleans in one column are codes of labels and become one-hot columns. Whether
+      they are codes or numbers is not decided here but by `variables.read_variable`.
     * Up to `MAX_RANKED_COLUMNS` columns become normal scores: a rank-based inverse normal transform
       of each column, ties at their mean rank. It is strictly increasing, so that it preserves the
       mutual information, and it limits heavy tails and outliers. Constant columns become zero.
@@ -45,8 +46,9 @@ def prepare(
       the ellipticity) are put before them. This can only lower the mutual information, so that
       bounds remain lower bounds.
 
-    Images are (n, h, w, c) or (n, h, w) with at least 4 x 4 pixels. Vectors are never taken for
-    images: reshape (n, 784) to (n, 28, 28) to use the moments of images of 28 x 28 pixels.
+    Images are (n, h, w, c) or (n, h, w) with at least 8 x 8 pixels and at most 4 channels, see
+    `image_shape`. Vectors are never taken for images: reshape (n, 784) to (n, 28, 28) to use the
+    moments of images of 28 x 28 pixels.
 
     The statistics of this transform are those of all samples of one variable. They do not depend
     on how the samples of two variables are paired.
@@ -59,8 +61,8 @@ def prepare(
         "both" (the columns of "ranks", then those of "columns") and "common" (all columns divided
         by one number). With "auto" and "both", principal components replace many columns and
         images.
-      keep_shape: return images as (n, h, w, c) and many columns as they are, clipped and scaled,
-        instead of principal components.
+      keep_shape: return images, from 4 x 4 pixels on, as (n, h, w, c) and many columns as they
+        are, clipped and scaled, instead of principal components.
       align_to: (n, k), the target that principal components are rotated to, see
         `procrustes_rotation`.
       axes: (columns, k), axes to use in place of the principal axes of `values`, see `shared_axes`.
@@ -76,7 +78,8 @@ def prepare(
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     values = np.asarray(values)
     columns = _float_columns(values, name)
-    reduced = scale in ("auto", "both") and _is_reduced(values.shape)
+    images = image_shape(values.shape, told=keep_shape)
+    reduced = scale in ("auto", "both") and _is_reduced(values.shape, told=keep_shape)
     num_rows = columns.shape[1] if axes is None else np.shape(axes)[0]
     if axes is not None and (keep_shape or not reduced or num_rows != columns.shape[1]):
         raise ValueError(
@@ -95,13 +98,11 @@ def prepare(
         }
         blocks = [transform(columns, name) for transform in transforms.get(scale, [normal_scores])]
         prepared = jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
-        images = image_shape(values.shape) if keep_shape else None
-        return prepared if images is None else prepared.reshape(images)
+        return prepared.reshape(images) if keep_shape and images is not None else prepared
     columns = clip_outlying_rows(columns, name)
     scaled = _scale_jointly(columns, name)
-    shape = image_shape(values.shape)
     if keep_shape:
-        return jnp.asarray(scaled if shape is None else scaled.reshape(shape))
+        return jnp.asarray(scaled if images is None else scaled.reshape(images))
     if axes is None:
         axes = principal_axes(scaled, NUM_COMPONENTS)
     components = scaled @ np.asarray(axes, np.float32)
@@ -109,9 +110,9 @@ def prepare(
     components /= np.sqrt(np.mean(np.square(components)) + 1e-30)
     if align_to is not None:
         components = components @ procrustes_rotation(components, align_to)
-    if shape is None:
+    if images is None:
         return jnp.asarray(components, jnp.float32)
-    features = moments(columns.reshape(shape))
+    features = moments(columns.reshape(images))
     ranked = np.delete(np.arange(NUM_MOMENTS), ELLIPTICITY)
     features[:, ranked] = normal_scores(features[:, ranked], name)
     return jnp.asarray(np.concatenate([features, components], axis=1, dtype=np.float32))
@@ -357,9 +358,9 @@ def _one_hot(labels: np.ndarray, name: str) -> Array:
     return jax.nn.one_hot(positions, len(classes), dtype=jnp.uint8)
 
 
-def _is_reduced(shape: tuple[int, ...]) -> bool:
+def _is_reduced(shape: tuple[int, ...], told: bool = False) -> bool:
     """Whether `prepare` keeps principal components only (and moments of images)."""
-    return math.prod(shape[1:]) > MAX_RANKED_COLUMNS or image_shape(shape) is not None
+    return math.prod(shape[1:]) > MAX_RANKED_COLUMNS or image_shape(shape, told) is not None
 
 
 def _float_columns(values: ArrayLike, name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ MIN_VALIDATION_SAMPLES = 20  # below, the choice that they make is chance
 # Influence of one test sample on the value from which on it is reported: nats, and standard errors.
 # A pair that decides alone makes up 0.58 of them for either sample (with the second order).
 MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR = 0.1, 0.45
+MIN_GROUPS = 10  # of test rows; the spread of fewer is a rough measure
 ZERO_NATS = 1e-3  # below, a value and the influences of its samples are those of T = 0
 
 
@@ -46,11 +47,16 @@ class Estimate:
     | Near the ceiling | the value is less than a nat below `ceiling_nats` | more samples |
     | One test sample lowers … | a single pair decides the value | more samples |
     | Over-fitted | the value on training samples is far higher | more samples |
+    | Only … groups | groups or blocks of test samples are few | more of them |
+    | Groups of unequal size | parts of one size leave out most rows | smaller groups, other folds |
+    | … rows are copies | rows agree in x and z, which is no chance | remove them |
+    | Neighboring rows are alike | a series, or sorted rows | `blocks`, `groups`, or shuffle rows |
 
     Attributes:
       nats: the bound on test samples, which neither the training nor the choices of the network
         used; with several folds the mean over them. Never above `ceiling_nats`.
-      stderr: its standard error, in nats: the spread of samples, not what the network missed.
+      stderr: its standard error, in nats: the spread of samples, or of groups of them, not what the
+        network missed.
       validation_nats: the value on the validation samples, which chose the state.
       validation_stderr: its standard error.
       train_nats: the value on as many training samples; far above `nats` it means over-fitting.
@@ -93,6 +99,7 @@ def make_estimate(
     info: FitInfo,
     state: MineState,
     config: MineConfig,
+    groups: np.ndarray | None = None,
 ) -> Estimate:
     """Build the estimate of one pair of variables from the networks of its folds.
 
@@ -103,6 +110,7 @@ def make_estimate(
       info: the report of the fit, folds on the last axis.
       state: the networks, folds on the first axis.
       config: the configuration.
+      groups: group of each test sample, (folds, r), integers; None if samples are independent.
     """
     num_test, num_validation = (forms[0].influence.shape[-1] for forms in (test, validation))
     infonce = uses_infonce(validation[0].nats, validation[1].nats, num_test, config)
@@ -118,6 +126,8 @@ def make_estimate(
         HeldOut(*map(in_form, *forms)) for forms in (test, validation)
     )
     raw, stderr = mean_over_folds(test_values)
+    if groups is not None:
+        stderr = grouped_stderr(test_values, groups)
     validation_nats, validation_stderr = mean_over_folds(validation_values)
     ceiling = math.log(num_test)
     # InfoNCE stays below where the other form, which is not trusted there, says more.
@@ -143,6 +153,11 @@ def make_estimate(
     )
     finite = bool(info.finite.all())
     warnings = _warnings(estimate, raw, near_ceiling, finite, num_test, num_validation, config)
+    if groups is not None and (num_groups := len(np.unique(groups))) < MIN_GROUPS:
+        warnings.append(
+            f"Only {num_groups} groups or blocks of test samples, whose spread is the standard "
+            "error; use more."
+        )
     return dataclasses.replace(estimate, warnings=tuple(warnings))
 
 
@@ -200,6 +215,33 @@ def _warnings(
             f"Over-fitted: {train_nats:.2f} nats on training samples; use more samples."
         )
     return warnings
+
+
+def grouped_stderr(test: HeldOut, groups: np.ndarray) -> float:
+    """Compute the standard error of the mean over folds for samples that depend within groups.
+
+    The influence of a group is the sum of its samples' influences (Liang and Zeger 1986, with the
+    factor g / (g − 1) for g groups). That of the folds' own values is in it, so that folds of one
+    group count, too. What `HeldOut.stderr` has beyond the influences is added as it is.
+
+    Args:
+      test: values, standard errors, and influences, folds in front.
+      groups: group of each sample, (folds, r); no group is in two folds.
+
+    Returns:
+      Nats; NaN for a single group.
+    """
+    nats, stderr, influence = (np.asarray(each, np.float64) for each in test)
+    folds, size = influence.shape
+    # The constant of T shifts the influences of a fold alike.
+    centered = influence - influence.mean(axis=1, keepdims=True) + (nats - nats.mean())[:, None]
+    codes = np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(codes.ravel(), centered.ravel())
+    if len(sums) < 2:
+        return math.nan
+    first = np.sum(sums**2) * len(sums) / (len(sums) - 1) / influence.size**2
+    second = np.maximum(stderr**2 - influence.var(axis=1, ddof=1) / size, 0)
+    return float(np.sqrt(first + np.sum(second) / folds**2))
 
 
 def max_drop(influence: np.ndarray, stderr: float) -> float:

@@ -84,13 +84,22 @@ def test_moments_of_a_moved_shape_differ_in_the_place_only(dtype):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((9, 4, 5, 2), (9, 4, 5, 2)),
+        ((9, 8, 9, 2), (9, 8, 9, 2)),
         ((9, 28, 28), (9, 28, 28, 1)),
-        ((9, 3, 28, 2), None),
-        ((9, 28, 3), None),
+        ((9, 28, 28, 4), (9, 28, 28, 4)),
+        ((9, 28, 28, 5), None),
+        ((9, 7, 28, 2), None),
+        ((9, 28, 7), None),
         ((9, 784), None),
         ((9,), None),
     ],
 )
 def test_image_shape_needs_two_axes_of_pixels(shape, expected):
     assert image_shape(shape) == expected
+
+
+def test_image_shape_follows_callers_who_know():
+    for shape in ((9, 4, 5, 6), (9, 28, 28, 64)):
+        assert image_shape(shape) is None
+        assert image_shape(shape, told=True) == shape
+    assert image_shape((9, 3, 28), told=True) is None

@@ -423,10 +423,14 @@ BAD[17] = np.nan
 @pytest.mark.parametrize(
     ("x", "z", "message"),
     [
-        (BAD, np.ones(N), "x has a value that is not finite in row 17"),
-        (np.arange(N) % 2, {"layer": BAD}, "layer has a value that is not finite in row 17"),
+        (BAD, np.ones(N), "x has missing values in 1 of 1,000 rows; drop"),
+        (np.arange(N) % 2, {"layer": BAD}, "layer has missing values in 1 of 1,000 rows; drop"),
         (np.ones(N), np.ones(N - 1), "same number of samples.*1000.*999"),
         (np.ones(N), np.float32(1), "same number of samples.*1000.*0"),
+        (np.float32(1), 2.0, r"x must be \(n, …\) with samples and columns, got \(\)"),
+        (np.ones((N, 0)), np.ones(N), r"x must be \(n, …\) with samples and columns"),
+        ([], [], r"x must be \(n, …\) with samples and columns, got \(0,\)"),
+        (np.ones(1), np.ones(1), "1 samples are too few"),
         (np.ones(4), np.ones(4), "4 samples are too few.*folds = 5"),
         (np.ones(N), {}, "empty mapping"),
         (np.ones(N), {0: np.ones(N)}, r"names of arrays must be strings, got \[0\]"),
