@@ -134,7 +134,7 @@ def test_weak_or_rare_dependence_of_neighbors_is_no_alarm():
 
 
 def test_neighbors_of_independent_rows_are_no_alarm():
-    """0 in 4,000 data sets, of 0.4 that the docstring admits; 270,000 gave none either."""
+    """0 in 2,500 data sets; 270,000 others gave none either."""
     rng = np.random.default_rng(3)
     for _ in range(250):
         normal = rng.normal(size=300)
