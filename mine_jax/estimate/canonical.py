@@ -44,7 +44,9 @@ def canonical_columns(
             roots = [_inverse_root(covariance, ridge) for covariance in covariances]
             left, _, right = np.linalg.svd(roots[0] @ cross @ roots[1].T, full_matrices=False)
             directions = roots[0].T @ left[:, :count], roots[1].T @ right[:count].T
-            projected = [s @ d.astype(np.float32) for s, d in zip(centered, directions, strict=True)]
+            projected = [
+                s @ d.astype(np.float32) for s, d in zip(centered, directions, strict=True)
+            ]
             correlations = _correlations(*(side[validation] for side in projected))
             keep = correlations > SIGNIFICANT / np.sqrt(len(validation))
             nats = -0.5 * np.log1p(-(correlations[keep] ** 2)).sum()

@@ -1,66 +1,24 @@
 """`lower_bound`: prepare and split the samples, choose a start, fit, evaluate, report."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mine_jax import devices
-from mine_jax.estimate.gaussian_start import choose_start
+from mine_jax.estimate.candidates import candidates
+from mine_jax.estimate.competition import lower_bounds, num_samples
+from mine_jax.estimate.pairs import Pair, expected_states
 from mine_jax.estimate.preparation import prepare, shared_axes
-from mine_jax.estimate.result import Estimate, make_estimate
-from mine_jax.estimate.splitting import (
-    Grouping,
-    Splits,
-    group_rows,
-    sizes,
-    split,
-    unused_warning,
-)
+from mine_jax.estimate.result import Estimate
+from mine_jax.estimate.splitting import Grouping, group_rows, split
 from mine_jax.estimate.variables import Variable, read_variables
-from mine_jax.mine import FitInfo, MineConfig, MineState, Samples, is_labels, stack
-from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
-from mine_jax.mine.fitting import fit_stack
-from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import check_key, check_same_shapes, expected_state, init_stack
-
-MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
-MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
-
-OnProgress = Callable[[int, int, str], None]
-
-
-class Pair(NamedTuple):
-    """Paired samples of two variables.
-
-    Attributes:
-      x: prepared samples, not labels.
-      z: prepared samples, or labels.
-      seed: seed of the first weights; it distinguishes several fits of the same samples.
-    """
-
-    x: Samples
-    z: Samples
-    seed: int = 0
-
-
-class Group(NamedTuple):
-    """Pairs whose networks have one shape, up to padding, and are fitted as one stack.
-
-    Attributes:
-      names: of the pairs.
-      pairs: their samples.
-      config: the configuration with the network chosen.
-    """
-
-    names: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-    config: MineConfig
+from mine_jax.mine import MineConfig, MineState, Samples, is_labels
+from mine_jax.mine.stack import Array
+from mine_jax.mine.training import check_key, check_same_shapes
 
 
 def lower_bound(
@@ -127,21 +85,74 @@ def lower_bound(
         raise ValueError("z is an empty mapping; give at least one array")
     if wrong := [name for name in named if not isinstance(name, str)]:
         raise ValueError(f"names of arrays must be strings, got {wrong}")
-    states = None
+    inits: Any = None
     if init is not None:
         inits = init if isinstance(z, Mapping) else {"z": init}
         if not isinstance(inits, Mapping) or set(inits) != set(named):
             got = sorted(inits) if isinstance(inits, Mapping) else type(inits).__name__
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
-        states = {name: _state_of(earlier) for name, earlier in dict(inits).items()}
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
-    pairs = prepare_pairs(x_variable, z_variables, config)
-    estimates = lower_bounds(pairs, key=key, config=config, init=states, grouping=grouping)
+    pairs = _candidates(x_variable, z_variables, config, key, grouping)
+    states = None
+    encoders: dict[str, tuple[str, ...]] = {}
+    if inits is not None:
+        for name, earlier in inits.items():
+            encoders[name] = _encoders_of(earlier, pairs[name], config)
+            pairs[name] = [pair for pair in pairs[name] if pair.encoder in encoders[name]]
+        states = {name: _state_of(earlier) for name, earlier in inits.items()}
+    estimates = lower_bounds(
+        pairs, key=key, config=config, init=states, encoders=encoders, grouping=grouping
+    )
     for name, estimate in estimates.items():
         all_warnings = estimate.warnings + warnings[name]
         estimates[name] = dataclasses.replace(estimate, warnings=all_warnings)
     return estimates if isinstance(z, Mapping) else estimates["z"]
+
+
+def _candidates(
+    x: Variable,
+    z: Mapping[str, Variable],
+    config: MineConfig,
+    key: Array,
+    grouping: Grouping | None,
+) -> dict[str, list[Pair]]:
+    """Return the pairs whose encoders compete for each name; a single one where it was chosen."""
+    first = prepare_pairs(x, z, config)
+    if config.network != "auto" or config.preparation != "auto":
+        return {name: [pair] for name, pair in first.items()}
+    rows = split(jax.random.split(key)[0], num_samples(first, config), config, grouping)
+    found = {name: candidates(x, side, rows, ("x", name)) for name, side in z.items()}
+    if config.shared != "auto":
+        found = {
+            name: [pair for pair in pairs if not pair.overrides] for name, pairs in found.items()
+        }
+    return found
+
+
+def _encoders_of(earlier: Any, pairs: list[Pair], config: MineConfig) -> tuple[str, ...]:
+    """Return the encoder of each fold of an earlier estimate, or of its state alone."""
+    folds = config.folds if config.cross_fit else 1
+    known = {pair.encoder for pair in pairs}
+    if isinstance(earlier, Estimate) and set(earlier.encoders) <= known:
+        return earlier.encoders
+    state = _state_of(earlier)
+    for pair in pairs:
+        if not isinstance(state, MineState):
+            break
+        try:
+            check_same_shapes(state, expected_states({"": pair}, config)[""])
+        except ValueError:
+            continue
+        return (pair.encoder,) * folds
+    return (pairs[0].encoder,) * folds  # whose shapes the message of the check will name
+
+
+def _state_of(init: Any) -> MineState | Mapping[str, MineState]:
+    state = init.state if isinstance(init, Estimate) else init
+    if not isinstance(state, MineState | Mapping):
+        raise ValueError(f"init must be an Estimate or its state, got {type(state).__name__}")
+    return state
 
 
 def prepare_pairs(x: Any, z: Mapping[str, Any], config: MineConfig) -> dict[str, Pair]:
@@ -183,247 +194,5 @@ def prepare_pairs(x: Any, z: Mapping[str, Any], config: MineConfig) -> dict[str,
     return pairs
 
 
-def lower_bounds(
-    pairs: Mapping[str, Pair],
-    *,
-    key: Array,
-    config: MineConfig,
-    init: Mapping[str, MineState] | None = None,
-    round_number: int = 0,
-    on_progress: OnProgress | None = None,
-    grouping: Grouping | None = None,
-) -> dict[str, Estimate]:
-    """Estimate many pairs of prepared samples, networks of a kind at once.
-
-    Args:
-      pairs: names to pairs, all with the same n.
-      key: a PRNG key. The same key and n give the same split.
-      config: the configuration.
-      init: states to warm-start from, `Estimate.state` of an earlier call by the same names. With
-        another key they have seen samples that test here.
-      round_number: rounds of the same key have different batches (and first weights).
-      on_progress: called after each check with the number of steps, their maximum, and the values
-        of the networks on the validation samples as text.
-      grouping: rows that stay together, see `split`.
-
-    Returns:
-      The estimates, by the same names.
-
-    Raises:
-      ValueError: if the samples are too few, or `init` does not fit.
-    """
-    n = _num_samples(pairs, config)
-    if init is not None:
-        _check_init(init, pairs, config)
-    split_key, round_key = jax.random.split(key)
-    rows = split(split_key, n, config, grouping)
-    test_groups = None if grouping is None else grouping.codes[rows.test]
-    init_key, fit_key = jax.random.split(jax.random.fold_in(round_key, round_number))
-    fit_keys = jax.random.split(fit_key, len(rows.train))
-    groups = group_pairs(pairs, config)
-    estimates: dict[str, Estimate] = {}
-    for number, group in enumerate(groups):
-
-        def on_check(
-            steps: int, max_steps: int, info: FitInfo, number: int = number, group: Group = group
-        ) -> None:
-            if on_progress is not None:
-                values = info.validation_nats[-1].reshape(len(group.names), -1).mean(axis=1)
-                text = " ".join(
-                    f"{name} {nats:.2f}" for name, nats in zip(group.names, values, strict=True)
-                )
-                on_progress(number * max_steps + steps, len(groups) * max_steps, text)
-
-        with devices.for_networks(len(group.names) * len(fit_keys)):
-            estimates |= _fit_group(group, rows, init_key, fit_keys, init, on_check, test_groups)
-    if grouping is not None:
-        unused = unused_warning(rows, n)
-        for name, each in estimates.items():
-            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
-    return {name: estimates[name] for name in pairs}
-
-
-def _fit_group(
-    group: Group,
-    rows: Splits,
-    init_key: Array,
-    fit_keys: Array,
-    init: Mapping[str, MineState] | None,
-    on_check: Callable[[int, int, FitInfo], None],
-    test_groups: np.ndarray | None = None,
-) -> dict[str, Estimate]:
-    """Start, fit and evaluate the networks of a group; those of a pair are one per fold."""
-    config, folds = group.config, len(rows.train)
-    data = devices.replicate(_stack_group(group, folds))
-    init_key, fit_keys = devices.replicate((init_key, fit_keys))
-    state = _init_group(group, data, init_key, folds)
-    shapes = _shapes(dict(zip(group.names, group.pairs, strict=True)), config)
-    fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))
-    num_test = rows.test.shape[1]
-    earlier = None
-    if init is not None:
-        padded = jax.eval_shape(lambda: stack.select(state, slice(0, folds)))
-        earlier = stack.concatenate([stack.resize(init[name], padded) for name in group.names])
-    noise_alone = stack.is_noise_alone([(pair.x, pair.z) for pair in group.pairs])
-    state = choose_start(
-        *(state, earlier, data, rows.train, rows.validation, fold, num_test, config), noise_alone
-    )
-    state, info = fit_stack(
-        fit_keys, state, data, rows.train, rows.validation, fold, num_test, config, on_check
-    )
-    normalize = normalizes(data, config)
-    over = jnp.asarray(rows.train)[fold] if normalize else None
-    test, validation = (
-        jax.tree.map(np.asarray, evaluate_rows(state, data, jnp.asarray(part)[fold], config, over))
-        for part in (rows.test, rows.validation)
-    )
-    train_rows = jnp.asarray(rows.train[:, :num_test])[fold]
-    every = np.ones(len(fold), bool)
-    train = jax.tree.map(np.asarray, evaluate_values(state, every, data, train_rows, config))
-    if normalize:  # training samples cannot normalize their own scores; InfoNCE does so by itself
-        train = train[1], train[1]
-    estimates = {}
-    for i, name in enumerate(group.names):
-        networks = slice(i * folds, (i + 1) * folds)
-        estimates[name] = make_estimate(
-            stack.select(test, networks),
-            stack.select(validation, networks),
-            stack.select(train, networks),
-            FitInfo(info.steps_at, *(values[..., networks] for values in info[1:])),
-            stack.resize(stack.select(state, networks), shapes[name]),
-            config,
-            test_groups,
-        )
-    return estimates
-
-
-def _stack_group(group: Group, folds: int) -> Data:
-    return stack.stack_samples([(pair.x, pair.z) for pair in group.pairs], repeats=folds)
-
-
-def _init_group(group: Group, data: Data, key: Array, folds: int) -> MineState:
-    """Return the untrained networks of a group with its stacked samples."""
-    seeds = jnp.array([pair.seed for pair in group.pairs])
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), folds))(
-        seeds
-    ).reshape(-1)
-    return init_stack(keys, data, group.config)
-
-
-def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> dict[str, MineState]:
-    """Return untrained networks of every pair, folds in front, as `Estimate.state` has them.
-
-    Args:
-      pairs: names to pairs; shapes and types of the samples are enough under `jax.eval_shape`.
-      config: the configuration.
-      key: a PRNG key.
-    """
-    folds = config.folds if config.cross_fit else 1
-    states = {}
-    for name, pair in pairs.items():
-        (group,) = group_pairs({name: pair}, config)
-        states[name] = _init_group(group, _stack_group(group, folds), key, folds)
-    return states
-
-
-def _shapes(pairs: Mapping[str, Pair], config: MineConfig) -> dict[str, MineState]:
-    """Return the shapes of each pair's networks, folds in front, without the padding of a group."""
-    folds = config.folds if config.cross_fit else 1
-    shapes = {}
-    for name, pair in pairs.items():
-        (group,) = group_pairs({name: pair}, config)
-        sides = tuple(
-            (
-                (1, *side.measured.shape),
-                side.measured.dtype,
-                (stack.num_columns(side.measured),),
-                (0,) * folds,
-            )
-            for side in (pair.x, pair.z)
-        )
-        shapes[name] = expected_state(sides, group.config)
-    return shapes
-
-
-def group_pairs(pairs: Mapping[str, Pair], config: MineConfig) -> list[Group]:
-    """Group pairs whose networks can share one program.
-
-    Those are networks of one kind, with the same number of classes, or with numbers of columns that
-    differ by less than a factor of `MAX_PADDING`: narrower samples are padded.
-    """
-    groups: dict[tuple, list[str]] = {}
-    networks = {}
-    for name, pair in pairs.items():
-        x, z = pair.x.measured, pair.z.measured
-        network = config.network if config.network != "auto" else choose_network(x, z)
-        networks[name] = network
-        if isinstance(network, nn.Module):
-            kind: tuple = x.shape[1:], z.shape[1:], is_labels(z)
-        else:
-            classes = z.shape[1] if is_labels(z) else 0
-            kind = network, classes, _width_class(x), 0 if classes else _width_class(z)
-        groups.setdefault(kind, []).append(name)
-    return [
-        Group(
-            tuple(names),
-            tuple(pairs[name] for name in names),
-            dataclasses.replace(config, network=networks[names[0]]),
-        )
-        for names in groups.values()
-    ]
-
-
-def _width_class(samples: Array) -> Any:
-    if len(samples.shape) == 4:
-        return samples.shape[1:]
-    return math.ceil(math.log(2 * samples.shape[1], MAX_PADDING))
-
-
-def choose_network(x: Array, z: Array) -> str:
-    """Return the statistics network that `network="auto"` means for prepared samples.
-
-    "concatenated" where both sides are numbers of at most `MAX_CONCATENATED_COLUMNS` columns: it
-    represents sharper edges, and a pass for every pair is affordable there; else "separable".
-    """
-    narrow = max(stack.num_columns(x), stack.num_columns(z)) <= MAX_CONCATENATED_COLUMNS
-    return "concatenated" if narrow and not is_labels(z) else "separable"
-
-
 def _samples_of(side: Variable, keep_shape: bool) -> np.ndarray:
     return side.values.reshape(side.shape) if keep_shape else side.values
-
-
-def _state_of(init: Any) -> MineState:
-    state = init.state if isinstance(init, Estimate) else init
-    if not isinstance(state, MineState):
-        raise ValueError(f"init must be an Estimate or its state, got {type(state).__name__}")
-    return state
-
-
-def _check_init(
-    init: Mapping[str, MineState], pairs: Mapping[str, Pair], config: MineConfig
-) -> None:
-    if set(init) != set(pairs):
-        raise ValueError(
-            f"init has states of {sorted(init)}, but the pairs are {sorted(pairs)}; start cold, or "
-            "give a state of each"
-        )
-    wanted = _shapes(pairs, config)
-    for name, state in init.items():
-        check_same_shapes(state, wanted[name])
-
-
-def _num_samples(pairs: Mapping[str, Pair], config: MineConfig) -> int:
-    """Return n; raise ValueError if it is not one, or too small."""
-    sides: Sequence[Samples] = [side for pair in pairs.values() for side in (pair.x, pair.z)]
-    lengths = {len(side.measured) for side in sides}
-    if len(lengths) != 1:
-        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
-    (n,) = lengths
-    test, validation = sizes(n, config)
-    if min(test, validation, n - test - validation) < 2:
-        raise ValueError(
-            f"{n} samples are too few: training, validation and test need at least 2 each with "
-            f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
-        )
-    return n

@@ -87,10 +87,10 @@ def prepare(
             f"the principal axes of images and of more than {MAX_RANKED_COLUMNS} columns"
         )
     if values.dtype.kind in "biu" and columns.shape[1] == 1:
-        return _one_hot(values.ravel(), name)
+        return one_hot(values.ravel(), name)
     if not reduced:
         if scale == "common":
-            return jnp.asarray(_scale_jointly(columns, name))
+            return jnp.asarray(scale_jointly(columns, name))
         transforms = {
             "columns": [_standardize_robustly],
             "both": [normal_scores, _standardize_robustly],
@@ -100,7 +100,7 @@ def prepare(
         prepared = jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
         return prepared.reshape(images) if keep_shape and images is not None else prepared
     columns = clip_outlying_rows(columns, name)
-    scaled = _scale_jointly(columns, name)
+    scaled = scale_jointly(columns, name)
     if keep_shape:
         return jnp.asarray(scaled if images is None else scaled.reshape(images))
     if axes is None:
@@ -170,7 +170,7 @@ def shared_axes(
     axes = []
     for values, name in zip(sides, names, strict=True):
         columns = clip_outlying_rows(_float_columns(values, name), name)
-        axes.append(principal_axes(_scale_jointly(columns, name), NUM_COMPONENTS))
+        axes.append(principal_axes(scale_jointly(columns, name), NUM_COMPONENTS))
     return np.concatenate(axes, axis=1)
 
 
@@ -213,7 +213,7 @@ def principal_components(values: ArrayLike, count: int, name: str = "x") -> np.n
     Raises:
       ValueError: if values are not real and finite.
     """
-    columns = _scale_jointly(_float_columns(values, name), name)
+    columns = scale_jointly(_float_columns(values, name), name)
     if min(columns.shape) < count:
         return None
     return columns @ principal_axes(columns, count)
@@ -282,8 +282,8 @@ def clip_outlying_rows(columns: np.ndarray, name: str = "x") -> np.ndarray:
     return clipped
 
 
-def _scale_jointly(columns: np.ndarray, name: str) -> np.ndarray:
-    """Center columns and divide all by one number, to a mean square of 1; (n, d), float32."""
+def scale_jointly(columns: np.ndarray, name: str) -> np.ndarray:
+    """Center columns, (n, d), and divide all by one number, to a mean square of 1; float32."""
     scale = _max_abs(columns, name)  # squares of values such as 1e200 overflow
     blocks = _row_blocks(columns)
     first = columns[0] / scale  # so that the mean of equal rows is exact
@@ -348,7 +348,12 @@ def _standardize_robustly(columns: np.ndarray, name: str) -> np.ndarray:
     return np.clip(columns, -MAX_LINEAR, MAX_LINEAR) + np.sign(columns) * np.log1p(tail)
 
 
-def _one_hot(labels: np.ndarray, name: str) -> Array:
+def one_hot(labels: np.ndarray, name: str) -> Array:
+    """Turn labels (n,) into columns, (n, classes), uint8.
+
+    Raises:
+      ValueError: if there are more than `MAX_LABELS` classes.
+    """
     classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) > MAX_LABELS:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.struct
@@ -66,11 +67,13 @@ class Estimate:
       steps: number of steps until training ended (of the slowest fold).
       converged: training ended because the validation samples showed no improvement.
       history: values at each check.
-      state: the networks, folds on the first axis, to warm-start from (`init=`).
+      state: the networks, folds on the first axis, to warm-start from (`init=`); by encoder where
+        folds chose different ones.
       warnings: sentences on why not to trust the value.
       influence: influence of each test sample on the value, (folds, r), see `bounds.HeldOut`.
       form: "donsker_varadhan", "infonce" or "nwj": the bound whose value this is, chosen on the
         validation samples ("mixed" if folds differ).
+      encoders: what prepared the samples of each fold, chosen on its validation samples.
     """
 
     nats: float
@@ -82,10 +85,11 @@ class Estimate:
     steps: int
     converged: bool
     history: History
-    state: MineState
+    state: MineState | Mapping[str, MineState]
     warnings: tuple[str, ...] = flax.struct.field(pytree_node=False)
     influence: np.ndarray
     form: str = flax.struct.field(pytree_node=False, default="donsker_varadhan")
+    encoders: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
     def __float__(self) -> float:
         """Return the value in nats."""
@@ -97,7 +101,7 @@ def make_estimate(
     validation: tuple[HeldOut, HeldOut],
     train: tuple[np.ndarray, np.ndarray],
     info: FitInfo,
-    state: MineState,
+    state: MineState | Mapping[str, MineState],
     config: MineConfig,
     groups: np.ndarray | None = None,
 ) -> Estimate:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -151,7 +151,9 @@ def measure(
             if plane == "observed" and layers[place.seed].observed[place.layer].noise_std == 0:
                 estimates[place] = _without_variance(estimates[place])
     seconds = time.perf_counter() - started
-    result = Round([], {place.name: estimates[place].state for place in pairs}, {})
+    # Given pairs have one encoder, and one state.
+    states = {place.name: cast(MineState, estimates[place].state) for place in pairs}
+    result = Round([], states, {})
     for (plane, variable, seed), own in _chains(estimates).items():
         share = config.share_networks and plane == "deterministic"
         networks = choose_networks(own) if share else {layer: layer for layer in own}

@@ -278,7 +278,9 @@ def _checkpoint_template(
             found |= estimate.init_states(pair, mine, key)
         return found
 
-    arrays = {place: (pair.x.measured, pair.z.measured) for place, pair in pairs.items()}
+    arrays = {
+        place: tuple(side.measured for side in pair.of_fold(0)) for place, pair in pairs.items()
+    }
     networks = jax.eval_shape(init_states, jax.random.key(0), arrays)
     names = [place.name for place in pairs]
     influence = jax.ShapeDtypeStruct((1, split.test.shape[1]), np.float32)

@@ -60,7 +60,12 @@ def evaluate(
 
 @jit(static_argnames=("config",), shares_work=True)
 def evaluate_rows(
-    state: MineState, data: Data, rows: Array, config: MineConfig, train_rows: Array | None = None
+    state: MineState,
+    data: Data,
+    rows: Array,
+    config: MineConfig,
+    train_rows: Array | None = None,
+    active: Array | None = None,
 ) -> Forms:
     """Evaluate a stack over all pairs of each network's rows (networks, r), in both `FORMS`.
 
@@ -71,6 +76,7 @@ def evaluate_rows(
       config: the configuration.
       train_rows: (networks, m), to normalize the scores over (`MineConfig.normalize`); None for
         the scores as they are.
+      active: networks to evaluate, (networks,); None for all. The values of others are zeros.
 
     Returns:
       Values and standard errors, (networks,), and influences, (networks, r).
@@ -87,8 +93,19 @@ def evaluate_rows(
         index = x_index, z_index
         return _held_out(state, data, index, rows, None, config, train_rows, errors=True)
 
-    arguments = state, rows, train_rows, data.x.index, data.z.index
-    return stack.map_networks(stack.resolve_mapper(config.mapper), one, *arguments, common=(data,))
+    otherwise = None
+    if active is not None:
+        nothing = jnp.zeros(rows.shape[0])
+        held_out = bounds.HeldOut(nothing, nothing, jnp.zeros(rows.shape))
+        otherwise = held_out, held_out
+    return stack.map_networks(
+        stack.resolve_mapper(config.mapper),
+        one,
+        *(state, rows, train_rows, data.x.index, data.z.index),
+        common=(data,),
+        active=active,
+        otherwise=otherwise,
+    )
 
 
 @jit(static_argnames=("config", "shuffles"), shares_work=True)

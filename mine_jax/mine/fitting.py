@@ -130,6 +130,10 @@ def fit_stack(
     num_test: int,
     config: MineConfig,
     on_check: OnCheck | None = None,
+    *,
+    active: np.ndarray | None = None,
+    first_step: int = 0,
+    max_steps: int | None = None,
 ) -> tuple[MineState, FitInfo]:
     """Run `fit` on the networks of a stack, each on the rows of its fold.
 
@@ -143,18 +147,22 @@ def fit_stack(
       num_test: number of samples that will test together.
       config: the configuration.
       on_check: as for `fit`; arrays of the report have the networks on their last axis.
+      active: networks to train, (networks,); None for all. Values of the others are nan.
+      first_step: number of steps of an earlier call, whose batches are not drawn again.
+      max_steps: limit on the number of steps; None for that of the configuration.
 
     Returns:
       The chosen state of each network, and the report.
     """
     rows, over = (jnp.asarray(part)[fold] for part in (validation_rows, train_rows))
     networks = len(fold)
-    done = np.zeros(networks, bool)
+    done = np.zeros(networks, bool) if active is None else ~active
     nats = validation_nats(state, ~done, data, rows, over, num_test, config)
     batch_history, history = [np.full(networks, np.nan, np.float32)], [nats]
     best, best_nats = state, np.where(np.isfinite(nats), nats, -np.inf)
     best_step, waited, drops, steps = (np.zeros(networks, np.int32) for _ in range(4))
-    num_chunks = -(-config.max_steps // config.check_every)
+    num_chunks = -(-(max_steps or config.max_steps) // config.check_every)
+    first_chunk = first_step // config.check_every
     # From here on no gain could count.
     enough = largest_validation_nats(data, rows.shape[1], num_test, config) - config.min_improvement
 
@@ -170,7 +178,7 @@ def fit_stack(
         )
 
     for number in range(num_chunks):
-        batch_keys, noise_keys = chunk_keys(keys, number)
+        batch_keys, noise_keys = chunk_keys(keys, first_chunk + number)
         rate = (config.learning_rate / LR_DROP**drops).astype(np.float32)
         batches = chunks.draw_batches(batch_keys, train_rows, config)
         state, batch_nats = chunks.train_chunk(

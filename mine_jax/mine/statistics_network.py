@@ -74,9 +74,7 @@ class SeparableHead(nn.Module):
         """Name the layers; Flax calls it."""
         self.x_layers = [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
         self.z_layers = (
-            self.x_layers
-            if self.shared
-            else [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
+            self.x_layers if self.shared else [nn.Dense(self.hidden) for _ in range(self.depth - 1)]
         )
         # f, a and b start at zero, so that T is the Gaussian part; with g at zero as well no
         # gradient would reach either.

@@ -1,0 +1,206 @@
+"""Encoders that compete for the samples of two variables: several ways to prepare them."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from mine_jax.estimate.canonical import canonical_columns
+from mine_jax.estimate.eigenmaps import eigenmaps
+from mine_jax.estimate.pairs import Pair
+from mine_jax.estimate.patch_features import patch_features
+from mine_jax.estimate.preparation import (
+    MAX_RANKED_COLUMNS,
+    NUM_COMPONENTS,
+    clip_outlying_rows,
+    prepare,
+    principal_axes,
+    scale_jointly,
+    shared_axes,
+)
+from mine_jax.estimate.splitting import Splits
+from mine_jax.estimate.variables import Variable
+from mine_jax.mine import Samples
+
+NUM_WHITE_COMPONENTS = 200  # of patch features
+NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
+WHITENING = 0.1  # of the mean variance of these components, added to each
+MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
+MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
+
+
+def candidates(x: Variable, z: Variable, rows: Splits, names: tuple[str, str]) -> list[Pair]:
+    """Prepare the samples of two variables in all the ways that suit them, for a competition.
+
+    | samples | encoders |
+    |---|---|
+    | images | image moments beside principal components; patch features; eigenmaps of these |
+    | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
+    | columns | normal scores; standardized columns, logarithmic in the tails |
+    | columns beside labels | both of these at once |
+    | columns on both sides, or many beside labels | canonical directions |
+    | labels | one-hot columns |
+
+    Where both sides are images, or many columns, of one shape, they are encoded alike, and networks
+    whose sides share layers compete as well.
+
+    Args:
+      x: (n, …).
+      z: (n, …).
+      rows: the split, for what is learned from the training samples of a fold.
+      names: of both, for messages.
+
+    Returns:
+      Pairs with different `encoder`s; labels are on the side of z.
+    """
+    if x.kind == "labels" and z.kind != "labels":
+        x, z, names = z, x, names[::-1]
+    kinds = _kind(x), _kind(z)
+    alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
+    pairs = _prepared(x, z, kinds, names)
+    pairs += _learned(x, z, kinds, names, alike)
+    if _have_directions(x, z, kinds):
+        pairs.append(_canonical(x, z, kinds, names, rows))
+    if alike and kinds[0] != "columns":
+        shared = ("shared", True)
+        pairs += [
+            each._replace(encoder=f"{each.encoder}, shared", overrides=(shared,)) for each in pairs
+        ]
+    return pairs
+
+
+def _kind(variable: Variable) -> str:
+    """Return "images", "many columns", "columns" or "labels"."""
+    if variable.kind == "columns" and variable.values.shape[1] > MAX_RANKED_COLUMNS:
+        return "many columns"
+    return variable.kind
+
+
+def _prepared(
+    x: Variable, z: Variable, kinds: tuple[str, str], names: tuple[str, str]
+) -> list[Pair]:
+    """Return what `prepare` does to both sides, with one or two scales of columns."""
+    base = {"images": "moments", "many columns": "components", "columns": "ranks"}
+    scales = {base.get(kinds[0], "labels"): "auto"}
+    if kinds == ("columns", "labels"):
+        scales = {"both": "both"}
+    if kinds == ("columns", "columns"):
+        scales["standardized"] = "columns"
+    pairs = []
+    for encoder, scale in scales.items():
+        axes = shared_axes(x.values, z.values, names) if scale == "auto" else None
+        left, right = (
+            prepare(side.values, name, scale, axes=axes)
+            for side, name in zip((x, z), names, strict=True)
+        )
+        if kinds[0] == "labels":
+            left = left.astype(jnp.float32)
+        pairs.append(Pair(Samples(left), Samples(right), encoder=encoder))
+    lost = [
+        f"{name} is reduced to {NUM_COMPONENTS} principal components, which have "
+        f"{100 * share:.0f} % of its variance; what the others tell is lost."
+        for side, kind, name in zip((x, z), kinds, names, strict=True)
+        if kind == "many columns" and (share := _share(side.values, name)) < MIN_SHARE
+    ]
+    return [pair._replace(warning=" ".join(lost)) for pair in pairs]
+
+
+def _share(columns: NDArray, name: str) -> float:
+    """Return the share of the variance in the principal components that are kept."""
+    scaled = _scaled(columns, name)
+    components = scaled @ principal_axes(scaled, NUM_COMPONENTS)
+    return float(np.sum(np.square(components)) / max(np.sum(np.square(scaled)), 1e-30))
+
+
+def _learned(
+    x: Variable,
+    z: Variable,
+    kinds: tuple[str, str],
+    names: tuple[str, str],
+    alike: bool,
+) -> list[Pair]:
+    """Return pairs with features of images, and eigenmaps, learned from all samples of a side.
+
+    The pairing of samples has no part in it. Sides that are alike are encoded together; a side
+    that has no such encoders stays as `prepare` returns it.
+    """
+    found: list[dict[str, NDArray]]
+    if alike:
+        features = _features(np.concatenate([x.values, z.values]), kinds[0], names[0])
+        halves = {encoder: np.split(array, 2) for encoder, array in features.items()}
+        found = [{encoder: half[i] for encoder, half in halves.items()} for i in (0, 1)]
+    else:
+        found = [
+            _features(side.values, kind, name)
+            for side, kind, name in zip((x, z), kinds, names, strict=True)
+        ]
+    encoders = list(dict.fromkeys([*found[0], *found[1]]))
+    sides = []
+    for features, side, name in zip(found, (x, z), names, strict=True):
+        if features:
+            of_side = [features.get(encoder, features["eigenmaps"]) for encoder in encoders]
+        else:
+            of_side = [np.asarray(prepare(side.values, name))] * len(encoders) if encoders else []
+        sides.append([Samples(_on_device(array)) for array in of_side])
+    return [
+        Pair(left, right, encoder=name) for left, right, name in zip(*sides, encoders, strict=True)
+    ]
+
+
+def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
+    """Return the encodings of one side by the names of their encoders."""
+    if kind == "images":
+        images = values if values.ndim == 4 else values[..., None]
+        features = patch_features(images / max(float(np.abs(images).max()), 1e-30))
+        return {
+            "patches": _whiten(features, NUM_WHITE_COMPONENTS),
+            "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),
+        }
+    if kind == "many columns":
+        scaled = _scaled(values, name)
+        return {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
+    return {}
+
+
+def _whiten(features: NDArray, count: int) -> NDArray:
+    """Return principal components of nearly equal variance, (n, at most `count`)."""
+    centered = features - features.mean(axis=0)
+    components = centered @ principal_axes(centered, count)
+    variances = np.square(components).mean(axis=0)
+    return components / np.sqrt(variances + WHITENING * variances.mean() + 1e-30)
+
+
+def _scaled(columns: NDArray, name: str) -> NDArray:
+    return scale_jointly(clip_outlying_rows(columns, name), name)
+
+
+def _have_directions(x: Variable, z: Variable, kinds: tuple[str, str]) -> bool:
+    """Tell whether canonical directions may help: beside labels only where columns are many."""
+    if "images" in kinds or kinds[0] == "labels" or kinds == ("columns", "labels"):
+        return False
+    return all(side.kind == "labels" or side.values.shape[1] > 1 for side in (x, z))
+
+
+def _canonical(
+    x: Variable, z: Variable, kinds: tuple[str, str], names: tuple[str, str], rows: Splits
+) -> Pair:
+    """Return a pair with the canonical directions of each fold."""
+    sides = []
+    for side, kind, name in zip((x, z), kinds, names, strict=True):
+        if kind != "many columns":
+            sides.append(np.asarray(prepare(side.values, name), np.float32))
+            continue
+        scaled = _scaled(side.values, name)
+        if scaled.shape[1] > MAX_CANONICAL_COLUMNS:
+            scaled = scaled @ principal_axes(scaled, MAX_CANONICAL_COLUMNS)
+        sides.append(scaled)
+    found = canonical_columns(sides[0], sides[1], rows.train, rows.validation)
+    left, right = zip(*found, strict=True)
+    of_x = tuple(Samples(_on_device(columns)) for columns in left)
+    if kinds[1] == "labels":
+        return Pair(of_x, Samples(prepare(z.values, names[1])), encoder="canonical")
+    return Pair(of_x, tuple(Samples(_on_device(c)) for c in right), encoder="canonical")
+
+
+def _on_device(array: NDArray | Array) -> Array:
+    return jnp.asarray(array, None if array.dtype == np.uint8 else jnp.float32)

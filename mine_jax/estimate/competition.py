@@ -1,0 +1,441 @@
+"""`lower_bounds`: networks for each pair and fold; encoders compete on the validation samples."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mine_jax import devices
+from mine_jax.estimate.gaussian_start import choose_start
+from mine_jax.estimate.pairs import (
+    Group,
+    Pair,
+    expected_states,
+    group_pairs,
+    init_group,
+    is_noise_alone,
+    stack_group,
+)
+from mine_jax.estimate.result import Estimate, make_estimate
+from mine_jax.estimate.splitting import Grouping, Splits, sizes, split, unused_warning
+from mine_jax.mine import FitInfo, MineConfig, MineState, stack
+from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
+from mine_jax.mine.fitting import fit_stack
+from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.training import check_same_shapes
+
+TRIALS = (100, 300)  # steps after which half of a pair's encoders go on, and then one
+
+OnProgress = Callable[[int, int, str], None]
+States = MineState | Mapping[str, MineState]
+
+
+class Training(NamedTuple):
+    """The networks of a group, those of a pair one after another, one for each fold.
+
+    Attributes:
+      group: the group.
+      data: its stacked samples.
+      fold: the fold of each network, (networks,).
+      state: the networks.
+      active: networks that still compete, (networks,).
+      info: the report of their fit so far; None before the first step.
+    """
+
+    group: Group
+    data: Data
+    fold: np.ndarray
+    state: MineState
+    active: np.ndarray
+    info: FitInfo | None = None
+
+    @property
+    def folds(self) -> int:
+        """Number of folds."""
+        return len(self.fold) // len(self.group.names)
+
+    @property
+    def best_nats(self) -> np.ndarray:
+        """The best value of each network on its validation samples so far, (networks,)."""
+        if self.info is None:
+            return np.full(len(self.fold), -np.inf)
+        nats = np.where(np.isfinite(self.info.validation_nats), self.info.validation_nats, -np.inf)
+        return nats.max(axis=0)
+
+
+class HeldOutParts(NamedTuple):
+    """Values of networks on test, validation and training samples, in both forms."""
+
+    test: Any
+    validation: Any
+    train: Any
+
+
+def lower_bounds(
+    pairs: Mapping[str, Pair | Sequence[Pair]],
+    *,
+    key: Array,
+    config: MineConfig,
+    init: Mapping[str, States] | None = None,
+    encoders: Mapping[str, Sequence[str]] | None = None,
+    round_number: int = 0,
+    on_progress: OnProgress | None = None,
+    grouping: Grouping | None = None,
+) -> dict[str, Estimate]:
+    """Estimate many pairs of prepared samples, networks of a kind at once.
+
+    Where a name has several pairs, their encoders compete, fold by fold: after `TRIALS` of a few
+    steps the better half on the fold's validation samples goes on (successive halving, Jamieson and
+    Talwalkar 2016), until one is left. Test samples have no part in it.
+
+    Args:
+      pairs: names to pairs, all with the same n; or to several pairs of the same samples.
+      key: a PRNG key. The same key and n give the same split.
+      config: the configuration.
+      init: states to warm-start from, `Estimate.state` of an earlier call by the same names. With
+        another key they have seen samples that test here.
+      encoders: names to the encoder of each fold, where there are several pairs and no competition
+        is wanted, such as `Estimate.encoders` of an earlier call.
+      round_number: rounds of the same key have different batches (and first weights).
+      on_progress: called after each check with the number of steps, their maximum, and the values
+        of the networks on the validation samples as text.
+      grouping: rows that stay together, see `split`.
+
+    Returns:
+      The estimates, by the same names.
+
+    Raises:
+      ValueError: if the samples are too few, or `init` does not fit.
+    """
+    entries = {
+        (name, pair.encoder): pair
+        for name, each in pairs.items()
+        for pair in ([each] if isinstance(each, Pair) else each)
+    }
+    n = num_samples(entries, config)
+    rows = split(jax.random.split(key)[0], n, config, grouping)
+    earlier = None if init is None else _earlier_states(init, entries, config)
+    chosen = {} if encoders is None else encoders
+    groups = group_pairs(entries, config)
+    keys = _round_keys(key, round_number, len(rows.train))
+    winners = train_groups(groups, rows, keys, earlier, chosen, on_progress)
+    test_groups = None if grouping is None else grouping.codes[rows.test]
+    estimates = report(winners, list(pairs), rows, config, test_groups)
+    if grouping is not None:
+        unused = unused_warning(rows, n)
+        for name, each in estimates.items():
+            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
+    return estimates
+
+
+def train_groups(
+    groups: Sequence[Group],
+    rows: Splits,
+    keys: tuple[Array, Array],
+    earlier: Mapping[Any, MineState] | None,
+    chosen: Mapping[str, Sequence[str]],
+    on_progress: OnProgress | None,
+) -> list[Training]:
+    """Fit the networks of all groups; in each fold those of one encoder for each name stay active.
+
+    Args:
+      groups: pairs under (name, encoder).
+      rows: the split.
+      keys: for the first weights, (), and for the batches, (folds,).
+      earlier: states to start from, by (name, encoder); None to start cold.
+      chosen: names to the encoder of each fold, where it is known.
+      on_progress: see `lower_bounds`.
+    """
+    trainings = []
+    for group in groups:
+        active = [
+            name not in chosen or chosen[name][fold] == encoder
+            for name, encoder in group.names
+            for fold in range(len(rows.train))
+        ]
+        trainings.append(_start(group, rows, keys, earlier, np.array(active)))
+    done = 0
+    for steps in TRIALS:
+        if not any(len(others) > 1 for others in _competitors(trainings).values()):
+            break
+        trainings = [_fit(each, rows, keys[1], done, steps, on_progress) for each in trainings]
+        trainings = _halve(trainings, last=steps == TRIALS[-1])
+        done += steps
+    return [_fit(each, rows, keys[1], done, None, on_progress) for each in trainings]
+
+
+def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
+    """Return the key of the first weights and the keys of the folds' batches."""
+    init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], round_number))
+    return init_key, jax.random.split(fit_key, folds)
+
+
+def _start(
+    group: Group,
+    rows: Splits,
+    keys: tuple[Array, Array],
+    earlier: Mapping[Any, MineState] | None,
+    active: np.ndarray,
+) -> Training:
+    """Choose where the networks of a group start."""
+    folds = len(rows.train)
+    fold = np.tile(np.arange(folds, dtype=np.int32), len(group.names))
+    with devices.for_networks(len(fold)):
+        data = devices.replicate(stack_group(group, folds))
+        state = init_group(group, data, devices.replicate(keys[0]), folds)
+        before = None
+        if earlier is not None:
+            padded = jax.eval_shape(lambda: stack.select(state, slice(0, folds)))
+            before = stack.concatenate(
+                [stack.resize(earlier[name], padded) for name in group.names]
+            )
+        num_test = rows.test.shape[1]
+        state = choose_start(
+            *(state, before, data, rows.train, rows.validation, fold, num_test, group.config),
+            is_noise_alone(group),
+        )
+    return Training(group, data, fold, state, active)
+
+
+def _fit(
+    training: Training,
+    rows: Splits,
+    fit_keys: Array,
+    first_step: int,
+    max_steps: int | None,
+    on_progress: OnProgress | None,
+) -> Training:
+    """Train the active networks."""
+    group, config = training.group, training.group.config
+    if not training.active.any():
+        return training
+
+    def on_check(steps: int, limit: int, info: FitInfo) -> None:
+        if on_progress is not None:
+            nats = np.where(training.active, info.validation_nats[-1], np.nan)
+            values = nats.reshape(len(group.names), -1)
+            text = " ".join(
+                f"{_label(name)} {np.nanmean(each):.2f}"
+                for name, each in zip(group.names, values, strict=True)
+                if np.isfinite(each).any()
+            )
+            on_progress(first_step + steps, first_step + limit, text)
+
+    with devices.for_networks(len(training.fold)):
+        state, info = fit_stack(
+            devices.replicate(fit_keys),
+            training.state,
+            training.data,
+            rows.train,
+            rows.validation,
+            training.fold,
+            rows.test.shape[1],
+            config,
+            on_check,
+            active=training.active,
+            first_step=first_step,
+            max_steps=max_steps,
+        )
+    if training.info is not None:
+        info = _join(training.info, info)
+    return training._replace(state=state, info=info)
+
+
+def _label(name: tuple[str, str]) -> str:
+    return name[0] if name[1] == "given" else " ".join(name)
+
+
+def _join(first: FitInfo, second: FitInfo) -> FitInfo:
+    """Join the reports of two fits of the same networks, one after the other."""
+    start = int(first.steps_at[-1])
+    return FitInfo(
+        steps_at=np.concatenate([first.steps_at, start + second.steps_at[1:]]),
+        batch_nats=np.concatenate([first.batch_nats, second.batch_nats[1:]]),
+        validation_nats=np.concatenate([first.validation_nats, second.validation_nats[1:]]),
+        best_step=np.where(second.best_step > 0, start + second.best_step, first.best_step),
+        steps=first.steps + second.steps,
+        converged=second.converged,
+        finite=first.finite & second.finite,
+    )
+
+
+def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """Return for each (name, fold) the places (training, network) that are active."""
+    places: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number, training in enumerate(trainings):
+        for network in np.flatnonzero(training.active):
+            name, _ = training.group.names[network // training.folds]
+            key = name, int(training.fold[network])
+            places.setdefault(key, []).append((number, int(network)))
+    return places
+
+
+def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
+    """Leave the better half of each name's networks of a fold active; with `last` the best one."""
+    best = [each.best_nats for each in trainings]
+    active = [np.zeros_like(each.active) for each in trainings]
+    for places in _competitors(trainings).values():
+        ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
+        for number, network in ranked[: 1 if last else -(-len(ranked) // 2)]:
+            active[number][network] = True
+    return [each._replace(active=mask) for each, mask in zip(trainings, active, strict=True)]
+
+
+def report(
+    trainings: Sequence[Training],
+    names: Sequence[str],
+    rows: Splits,
+    config: MineConfig,
+    test_groups: np.ndarray | None,
+) -> dict[str, Estimate]:
+    """Evaluate the networks that are active, and report on each name.
+
+    Args:
+      trainings: with one active network for each name and fold.
+      names: the names, in the order of the result.
+      rows: the split.
+      config: the configuration.
+      test_groups: group of each test sample, (folds, r); None if samples are independent.
+    """
+    parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
+    places = _competitors(trainings)
+    estimates = {}
+    for name in names:
+        of_folds = [places[name, fold][0] for fold in range(len(rows.train))]
+
+        def joined(values: Callable[[int], Any], of_folds: list = of_folds) -> Any:
+            each = [
+                jax.tree.map(lambda leaf, i=network: leaf[i], values(number))
+                for number, network in of_folds
+            ]
+            return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+        held_out = joined(lambda number: parts[number])
+        encoders = tuple(
+            trainings[number].group.names[network // trainings[number].folds][1]
+            for number, network in of_folds
+        )
+        estimate = make_estimate(
+            held_out.test,
+            held_out.validation,
+            held_out.train,
+            _info_of([(trainings[number].info, network) for number, network in of_folds]),
+            _state_of(trainings, of_folds, config),
+            config,
+            test_groups,
+        )
+        lost = dict.fromkeys(
+            trainings[number].group.pairs[network // trainings[number].folds].warning
+            for number, network in of_folds
+        )
+        estimates[name] = dataclasses.replace(
+            estimate,
+            encoders=encoders,
+            warnings=estimate.warnings + tuple(sentence for sentence in lost if sentence),
+        )
+    return estimates
+
+
+def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
+    """Evaluate the active networks on the three kinds of samples."""
+    state, data, fold, config = (
+        training.state,
+        training.data,
+        training.fold,
+        training.group.config,
+    )
+    num_test = rows.test.shape[1]
+    active = None if training.active.all() else training.active
+    normalize = normalizes(data, config)
+    over = jnp.asarray(rows.train)[fold] if normalize else None
+    with devices.for_networks(len(fold)):
+        test, validation = (
+            jax.tree.map(
+                np.asarray,
+                evaluate_rows(state, data, jnp.asarray(part)[fold], config, over, active),
+            )
+            for part in (rows.test, rows.validation)
+        )
+        train_rows = jnp.asarray(rows.train[:, :num_test])[fold]
+        train = jax.tree.map(
+            np.asarray, evaluate_values(state, training.active, data, train_rows, config)
+        )
+    if normalize:  # training samples cannot normalize their own scores; InfoNCE does so by itself
+        train = train[1], train[1]
+    return HeldOutParts(test, validation, train)
+
+
+def _info_of(networks: Sequence[tuple[FitInfo | None, int]]) -> FitInfo:
+    """Join the reports of single networks, which may have ended at different checks."""
+    infos = [(info, network) for info, network in networks if info is not None]
+    longest = max((info for info, _ in infos), key=lambda info: len(info.steps_at))
+    checks = len(longest.steps_at)
+
+    def history(field: str) -> np.ndarray:
+        columns = [getattr(info, field)[:, network] for info, network in infos]
+        return np.stack([np.pad(c, (0, checks - len(c)), mode="edge") for c in columns], axis=1)
+
+    return FitInfo(
+        longest.steps_at,
+        history("batch_nats"),
+        history("validation_nats"),
+        *(
+            np.array([getattr(info, field)[network] for info, network in infos])
+            for field in ("best_step", "steps", "converged", "finite")
+        ),
+    )
+
+
+def _state_of(
+    trainings: Sequence[Training], of_folds: Sequence[tuple[int, int]], config: MineConfig
+) -> MineState | dict[str, MineState]:
+    """Return the networks of a name; by encoder where folds chose different ones."""
+    states = {}
+    for number, network in of_folds:
+        training = trainings[number]
+        place = network // training.folds
+        name, pair = training.group.names[place], training.group.pairs[place]
+        if name[1] not in states:
+            networks = slice(place * training.folds, (place + 1) * training.folds)
+            like = expected_states({name: pair}, config)[name]
+            states[name[1]] = stack.resize(stack.select(training.state, networks), like)
+    return next(iter(states.values())) if len(states) == 1 else states
+
+
+def _earlier_states(
+    init: Mapping[str, States], entries: Mapping[tuple[str, str], Pair], config: MineConfig
+) -> dict[tuple[str, str], MineState]:
+    """Return the state of each entry; raise ValueError if names or shapes differ."""
+    names = {name for name, _ in entries}
+    if set(init) != names:
+        raise ValueError(
+            f"init has states of {sorted(init)}, but the pairs are {sorted(names)}; start cold, or "
+            "give a state of each"
+        )
+    wanted = expected_states(entries, config)
+    found = {}
+    for (name, encoder), like in wanted.items():
+        state = init[name]
+        if isinstance(state, Mapping):
+            state = state[encoder]
+        check_same_shapes(state, like)
+        found[name, encoder] = state
+    return found
+
+
+def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
+    """Return n; raise ValueError if it is not one, or too small."""
+    lengths = {len(side.measured) for pair in pairs.values() for side in pair.of_fold(0)}
+    if len(lengths) != 1:
+        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
+    (n,) = lengths
+    test, validation = sizes(n, config)
+    if min(test, validation, n - test - validation) < 2:
+        raise ValueError(
+            f"{n} samples are too few: training, validation and test need at least 2 each with "
+            f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
+        )
+    return n

@@ -1,0 +1,158 @@
+"""`Pair`: prepared samples of two variables, and the statistics networks that they want."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mine_jax.mine import MineConfig, MineState, Samples, is_labels, stack
+from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.training import expected_state, init_stack
+
+MAX_CONCATENATED_COLUMNS = 2  # up to which the concatenated network is affordable, and sharper
+MAX_PADDING = 16  # factor by which samples may be padded to share the program of wider ones
+
+Side = Samples | Sequence[Samples]
+
+
+class Pair(NamedTuple):
+    """Paired samples of two variables, as one of several encoders may give them.
+
+    Attributes:
+      x: prepared samples, not labels; or such samples for each fold, of one shape.
+      z: prepared samples, or labels; likewise.
+      seed: seed of the first weights; it distinguishes several fits of the same samples.
+      encoder: name of what prepared them.
+      overrides: fields of the configuration that these samples want, as (name, value).
+      warning: a sentence on what they leave out, if that may matter; else "".
+    """
+
+    x: Side
+    z: Side
+    seed: int = 0
+    encoder: str = "given"
+    overrides: tuple[tuple[str, Any], ...] = ()
+    warning: str = ""
+
+    def of_fold(self, fold: int) -> tuple[Samples, Samples]:
+        """Return the samples of one fold."""
+        x, z = (side if isinstance(side, Samples) else side[fold] for side in (self.x, self.z))
+        return x, z
+
+
+class Group(NamedTuple):
+    """Pairs whose networks have one shape, up to padding, and are fitted as one stack.
+
+    Attributes:
+      names: of the pairs.
+      pairs: their samples.
+      config: the configuration with the network chosen.
+    """
+
+    names: tuple[Any, ...]
+    pairs: tuple[Pair, ...]
+    config: MineConfig
+
+
+def group_pairs(pairs: Mapping[Any, Pair], config: MineConfig) -> list[Group]:
+    """Group pairs whose networks can share one program.
+
+    Those are networks of one kind, with the same number of classes, or with numbers of columns that
+    differ by less than a factor of `MAX_PADDING`: narrower samples are padded.
+    """
+    groups: dict[tuple, list[Any]] = {}
+    configs = {}
+    for name, pair in pairs.items():
+        x, z = (side.measured for side in pair.of_fold(0))
+        own = dataclasses.replace(config, **dict(pair.overrides))
+        if own.network == "auto":
+            own = dataclasses.replace(own, network=choose_network(x, z))
+        configs[name] = own
+        kind: tuple
+        if isinstance(own.network, nn.Module):
+            kind = own, x.shape[1:], z.shape[1:], is_labels(z)
+        else:
+            classes = z.shape[1] if is_labels(z) else 0
+            kind = own, classes, _width_class(x), 0 if classes else _width_class(z)
+        groups.setdefault(kind, []).append(name)
+    return [
+        Group(tuple(names), tuple(pairs[name] for name in names), configs[names[0]])
+        for names in groups.values()
+    ]
+
+
+def _width_class(samples: Array) -> Any:
+    if len(samples.shape) == 4:
+        return samples.shape[1:]
+    return math.ceil(math.log(2 * samples.shape[1], MAX_PADDING))
+
+
+def choose_network(x: Array, z: Array) -> str:
+    """Return the statistics network that `network="auto"` means for prepared samples.
+
+    "concatenated" where both sides are numbers of at most `MAX_CONCATENATED_COLUMNS` columns: it
+    represents sharper edges, and a pass for every pair is affordable there; else "separable".
+    """
+    narrow = max(stack.num_columns(x), stack.num_columns(z)) <= MAX_CONCATENATED_COLUMNS
+    return "concatenated" if narrow and not is_labels(z) else "separable"
+
+
+def stack_group(group: Group, folds: int) -> Data:
+    """Return the samples of a group's networks: a network for each fold of each pair."""
+    if all(isinstance(side, Samples) for pair in group.pairs for side in (pair.x, pair.z)):
+        return stack.stack_samples([pair.of_fold(0) for pair in group.pairs], repeats=folds)
+    return stack.stack_samples([pair.of_fold(f) for pair in group.pairs for f in range(folds)])
+
+
+def init_group(group: Group, data: Data, key: Array, folds: int) -> MineState:
+    """Return the untrained networks of a group with its stacked samples."""
+    seeds = jnp.array([pair.seed for pair in group.pairs])
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), folds))(
+        seeds
+    ).reshape(-1)
+    return init_stack(keys, data, group.config)
+
+
+def is_noise_alone(group: Group) -> bool:
+    """Tell whether z of each pair is its x without measurement noise."""
+    return stack.is_noise_alone([pair.of_fold(0) for pair in group.pairs])
+
+
+def init_states(pairs: Mapping[str, Pair], config: MineConfig, key: Array) -> dict[str, MineState]:
+    """Return untrained networks of every pair, folds in front, as `Estimate.state` has them.
+
+    Args:
+      pairs: names to pairs; shapes and types of the samples are enough under `jax.eval_shape`.
+      config: the configuration.
+      key: a PRNG key.
+    """
+    folds = config.folds if config.cross_fit else 1
+    states = {}
+    for name, pair in pairs.items():
+        (group,) = group_pairs({name: pair}, config)
+        states[name] = init_group(group, stack_group(group, folds), key, folds)
+    return states
+
+
+def expected_states(pairs: Mapping[Any, Pair], config: MineConfig) -> dict[Any, MineState]:
+    """Return the shapes of each pair's networks, folds in front, without the padding of a group."""
+    folds = config.folds if config.cross_fit else 1
+    shapes = {}
+    for name, pair in pairs.items():
+        (group,) = group_pairs({name: pair}, config)
+        x, z = pair.of_fold(0)
+        sides = tuple(
+            (
+                (1, *side.measured.shape),
+                side.measured.dtype,
+                (stack.num_columns(side.measured),),
+                (0,) * folds,
+            )
+            for side in (x, z)
+        )
+        shapes[name] = expected_state(sides, group.config)
+    return shapes
