@@ -1,5 +1,6 @@
 """Encoders that compete for the samples of two variables: several ways to prepare them."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,7 +21,7 @@ from mine_jax.estimate.preparation import (
 )
 from mine_jax.estimate.splitting import Splits
 from mine_jax.estimate.variables import Variable
-from mine_jax.mine import Samples
+from mine_jax.mine import MineConfig, Samples
 
 NUM_WHITE_COMPONENTS = 200  # of patch features
 NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
@@ -29,15 +30,17 @@ MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal comp
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
-def candidates(x: Variable, z: Variable, rows: Splits, names: tuple[str, str]) -> list[Pair]:
+def candidates(
+    x: Variable, z: Variable, rows: Splits, names: tuple[str, str], config: MineConfig
+) -> list[Pair]:
     """Prepare the samples of two variables in all the ways that suit them, for a competition.
 
     | samples | encoders |
     |---|---|
-    | images | image moments beside principal components; patch features; eigenmaps of these |
+    | images | moments beside principal components; these alone; patch features; eigenmaps |
     | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
     | columns | normal scores; standardized columns, logarithmic in the tails |
-    | columns beside labels | both of these at once |
+    | columns beside labels | both of these at once, with two and with three hidden layers |
     | columns on both sides, or many beside labels | canonical directions |
     | labels | one-hot columns |
 
@@ -49,24 +52,66 @@ def candidates(x: Variable, z: Variable, rows: Splits, names: tuple[str, str]) -
       z: (n, …).
       rows: the split, for what is learned from the training samples of a fold.
       names: of both, for messages.
+      config: `x_encoder`, `z_encoder` and `shared` leave fewer candidates.
 
     Returns:
       Pairs with different `encoder`s; labels are on the side of z.
+
+    Raises:
+      ValueError: if an encoder of the configuration is not one for these samples.
     """
+    wanted = config.x_encoder, config.z_encoder
     if x.kind == "labels" and z.kind != "labels":
-        x, z, names = z, x, names[::-1]
+        x, z, names, wanted = z, x, names[::-1], wanted[::-1]
+    if any(encoder == "convolutional" or isinstance(encoder, nn.Module) for encoder in wanted):
+        return [_trained(x, z, names, wanted)]
     kinds = _kind(x), _kind(z)
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
     pairs += _learned(x, z, kinds, names, alike)
     if _have_directions(x, z, kinds):
         pairs.append(_canonical(x, z, kinds, names, rows))
+    if kinds == ("columns", "labels"):  # products of columns want one layer more
+        pairs.append(pairs[0]._replace(encoder="both, deep", overrides=(("depth", 3),)))
     if alike and kinds[0] != "columns":
         shared = ("shared", True)
         pairs += [
             each._replace(encoder=f"{each.encoder}, shared", overrides=(shared,)) for each in pairs
         ]
+    for encoder, side, name in zip(wanted, (x, z), names, strict=True):
+        names_of = [pair.encoder.split(",")[0] for pair in pairs]
+        if encoder != "auto" and side.kind != "labels":
+            pairs = [pair for pair, of in zip(pairs, names_of, strict=True) if of == encoder]
+            if not pairs:
+                raise ValueError(
+                    f"the encoder of {name} must be one of {tuple(dict.fromkeys(names_of))} for "
+                    f'these samples, "convolutional" for images, or a Flax module; got {encoder!r}'
+                )
+    if config.shared != "auto":
+        pairs = [pair for pair in pairs if (("shared", True) in pair.overrides) == config.shared]
+        if not pairs:
+            raise ValueError(
+                "shared must be False for x and z of different kinds or shapes, or of few columns"
+            )
     return pairs
+
+
+def _trained(
+    x: Variable, z: Variable, names: tuple[str, str], wanted: tuple[str | nn.Module, ...]
+) -> Pair:
+    """Return a pair whose encoder of a side is trained with the statistics network."""
+    arrays = []
+    for side, name, encoder in zip((x, z), names, wanted, strict=True):
+        trained = encoder != "auto"
+        values = side.values.reshape(side.shape) if trained else side.values
+        arrays.append(prepare(values, name, keep_shape=trained))
+    modules = tuple(encoder if isinstance(encoder, nn.Module) else "auto" for encoder in wanted)
+    overrides = (
+        ("network", "separable"),
+        *zip(("x_encoder", "z_encoder"), modules, strict=True),
+    )
+    left, right = map(Samples, arrays)
+    return Pair(left, right, encoder="trained", overrides=overrides)
 
 
 def _kind(variable: Variable) -> str:
@@ -86,12 +131,19 @@ def _prepared(
         scales = {"both": "both"}
     if kinds == ("columns", "columns"):
         scales["standardized"] = "columns"
+    if "images" in kinds:
+        scales["components"] = "auto"
     pairs = []
     for encoder, scale in scales.items():
-        axes = shared_axes(x.values, z.values, names) if scale == "auto" else None
+        flat = encoder == "components"
+        sides = [
+            side.values.reshape(len(side.values), -1) if flat and kind == "images" else side.values
+            for side, kind in zip((x, z), kinds, strict=True)
+        ]
+        axes = shared_axes(sides[0], sides[1], names) if scale == "auto" else None
         left, right = (
-            prepare(side.values, name, scale, axes=axes)
-            for side, name in zip((x, z), names, strict=True)
+            prepare(values, name, scale, axes=axes)
+            for values, name in zip(sides, names, strict=True)
         )
         if kinds[0] == "labels":
             left = left.astype(jnp.float32)

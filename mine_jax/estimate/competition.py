@@ -426,12 +426,8 @@ def _earlier_states(
     return found
 
 
-def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
-    """Return n; raise ValueError if it is not one, or too small."""
-    lengths = {len(side.measured) for pair in pairs.values() for side in pair.of_fold(0)}
-    if len(lengths) != 1:
-        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
-    (n,) = lengths
+def check_size(n: int, config: MineConfig) -> int:
+    """Return n; raise ValueError if so many samples are too few."""
     test, validation = sizes(n, config)
     if min(test, validation, n - test - validation) < 2:
         raise ValueError(
@@ -439,3 +435,11 @@ def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
             f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
         )
     return n
+
+
+def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
+    """Return n; raise ValueError if it is not one, or too small."""
+    lengths = {len(side.measured) for pair in pairs.values() for side in pair.of_fold(0)}
+    if len(lengths) != 1:
+        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
+    return check_size(lengths.pop(), config)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mine_jax.estimate.candidates import candidates
-from mine_jax.estimate.competition import lower_bounds, num_samples
+from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
 from mine_jax.estimate.preparation import prepare, shared_axes
 from mine_jax.estimate.result import Estimate
@@ -118,16 +118,10 @@ def _candidates(
     grouping: Grouping | None,
 ) -> dict[str, list[Pair]]:
     """Return the pairs whose encoders compete for each name; a single one where it was chosen."""
-    first = prepare_pairs(x, z, config)
-    if config.network != "auto" or config.preparation != "auto":
-        return {name: [pair] for name, pair in first.items()}
-    rows = split(jax.random.split(key)[0], num_samples(first, config), config, grouping)
-    found = {name: candidates(x, side, rows, ("x", name)) for name, side in z.items()}
-    if config.shared != "auto":
-        found = {
-            name: [pair for pair in pairs if not pair.overrides] for name, pairs in found.items()
-        }
-    return found
+    if config.network not in ("auto", "separable") or config.preparation != "auto":
+        return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
+    rows = split(jax.random.split(key)[0], check_size(len(x.values), config), config, grouping)
+    return {name: candidates(x, side, rows, ("x", name), config) for name, side in z.items()}
 
 
 def _encoders_of(earlier: Any, pairs: list[Pair], config: MineConfig) -> tuple[str, ...]:
