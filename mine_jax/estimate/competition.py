@@ -89,7 +89,7 @@ def lower_bounds(
 
     Where a name has several pairs, their encoders compete, fold by fold: after `TRIALS` of a few
     steps the better half on the fold's validation samples goes on (successive halving, Jamieson and
-    Talwalkar 2016), until one is left. Test samples have no part in it.
+    Talwalkar 2016), until one is left. Test samples, and other names, have no part in it.
 
     Args:
       pairs: names to pairs, all with the same n; or to several pairs of the same samples.
@@ -110,18 +110,25 @@ def lower_bounds(
     Raises:
       ValueError: if the samples are too few, or `init` does not fit.
     """
-    entries = {
-        (name, pair.encoder): pair
-        for name, each in pairs.items()
-        for pair in ([each] if isinstance(each, Pair) else each)
-    }
+    chosen = {} if encoders is None else encoders
+    # Names whose competitions are equally long are fitted together.
+    by_trials: dict[int, dict[tuple[str, str], Pair]] = {}
+    for name, each in pairs.items():
+        of_name = [each] if isinstance(each, Pair) else each
+        trials = 0 if name in chosen else min(len(TRIALS), (len(of_name) - 1).bit_length())
+        by_trials.setdefault(trials, {}).update({(name, pair.encoder): pair for pair in of_name})
+    entries = {entry: pair for each in by_trials.values() for entry, pair in each.items()}
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
     earlier = None if init is None else _earlier_states(init, entries, config)
-    chosen = {} if encoders is None else encoders
-    groups = group_pairs(entries, config)
     keys = _round_keys(key, round_number, len(rows.train))
-    winners = train_groups(groups, rows, keys, earlier, chosen, on_progress)
+    winners = [
+        training
+        for each in by_trials.values()
+        for training in train_groups(
+            group_pairs(each, config), rows, keys, earlier, chosen, on_progress
+        )
+    ]
     test_groups = None if grouping is None else grouping.codes[rows.test]
     estimates = report(winners, list(pairs), rows, config, test_groups)
     if grouping is not None:
@@ -142,7 +149,7 @@ def train_groups(
     """Fit the networks of all groups; in each fold those of one encoder for each name stay active.
 
     Args:
-      groups: pairs under (name, encoder).
+      groups: pairs under (name, encoder), with about as many encoders for each name.
       rows: the split.
       keys: for the first weights, (), and for the batches, (folds,).
       earlier: states to start from, by (name, encoder); None to start cold.
@@ -157,14 +164,12 @@ def train_groups(
             for fold in range(len(rows.train))
         ]
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
-    done = 0
-    for steps in TRIALS:
+    for number, steps in enumerate(TRIALS, 1):
         if not any(len(others) > 1 for others in _competitors(trainings).values()):
             break
-        trainings = [_fit(each, rows, keys[1], done, steps, on_progress) for each in trainings]
-        trainings = _halve(trainings, last=steps == TRIALS[-1])
-        done += steps
-    return [_fit(each, rows, keys[1], done, None, on_progress) for each in trainings]
+        trainings = [_fit(each, rows, keys[1], steps, on_progress) for each in trainings]
+        trainings = _halve(trainings, last=number == len(TRIALS))
+    return [_fit(each, rows, keys[1], None, on_progress) for each in trainings]
 
 
 def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
@@ -204,16 +209,18 @@ def _fit(
     training: Training,
     rows: Splits,
     fit_keys: Array,
-    first_step: int,
-    max_steps: int | None,
+    more_steps: int | None,
     on_progress: OnProgress | None,
 ) -> Training:
-    """Train the active networks."""
+    """Train the active networks for `more_steps`, or to the end; `max_steps` limits all of it."""
     group, config = training.group, training.group.config
-    if not training.active.any():
+    first_step = 0 if training.info is None else int(training.info.steps_at[-1])
+    left = config.max_steps - first_step
+    if left <= 0 or not training.active.any():
         return training
+    limit = -(-config.max_steps // config.check_every) * config.check_every
 
-    def on_check(steps: int, limit: int, info: FitInfo) -> None:
+    def on_check(steps: int, _: int, info: FitInfo) -> None:
         if on_progress is not None:
             nats = np.where(training.active, info.validation_nats[-1], np.nan)
             values = nats.reshape(len(group.names), -1)
@@ -222,7 +229,7 @@ def _fit(
                 for name, each in zip(group.names, values, strict=True)
                 if np.isfinite(each).any()
             )
-            on_progress(first_step + steps, first_step + limit, text)
+            on_progress(first_step + steps, limit, text)
 
     with devices.for_networks(len(training.fold)):
         state, info = fit_stack(
@@ -237,7 +244,7 @@ def _fit(
             on_check,
             active=training.active,
             first_step=first_step,
-            max_steps=max_steps,
+            max_steps=left if more_steps is None else min(left, more_steps),
         )
     if training.info is not None:
         info = _join(training.info, info)
@@ -255,7 +262,7 @@ def _join(first: FitInfo, second: FitInfo) -> FitInfo:
         steps_at=np.concatenate([first.steps_at, start + second.steps_at[1:]]),
         batch_nats=np.concatenate([first.batch_nats, second.batch_nats[1:]]),
         validation_nats=np.concatenate([first.validation_nats, second.validation_nats[1:]]),
-        best_step=np.where(second.best_step > 0, start + second.best_step, first.best_step),
+        best_step=np.where(second.best_step > 0, first.steps + second.best_step, first.best_step),
         steps=first.steps + second.steps,
         converged=second.converged,
         finite=first.finite & second.finite,
@@ -420,6 +427,11 @@ def _earlier_states(
     for (name, encoder), like in wanted.items():
         state = init[name]
         if isinstance(state, Mapping):
+            if encoder not in state:
+                raise ValueError(
+                    f"init has states of {sorted(state)} for {name}, but none of {encoder!r}; "
+                    "start cold"
+                )
             state = state[encoder]
         check_same_shapes(state, like)
         found[name, encoder] = state

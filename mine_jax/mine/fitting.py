@@ -161,7 +161,8 @@ def fit_stack(
     batch_history, history = [np.full(networks, np.nan, np.float32)], [nats]
     best, best_nats = state, np.where(np.isfinite(nats), nats, -np.inf)
     best_step, waited, drops, steps = (np.zeros(networks, np.int32) for _ in range(4))
-    num_chunks = -(-(max_steps or config.max_steps) // config.check_every)
+    limit = config.max_steps if max_steps is None else max_steps
+    num_chunks = -(-limit // config.check_every)
     first_chunk = first_step // config.check_every
     # From here on no gain could count.
     enough = largest_validation_nats(data, rows.shape[1], num_test, config) - config.min_improvement
