@@ -117,24 +117,24 @@ def lower_bounds(
         of_name = [each] if isinstance(each, Pair) else each
         trials = 0 if name in chosen else min(len(TRIALS), (len(of_name) - 1).bit_length())
         by_trials.setdefault(trials, {}).update({(name, pair.encoder): pair for pair in of_name})
-    entries = {entry: pair for each in by_trials.values() for entry, pair in each.items()}
+    entries = {entry: pair for alike in by_trials.values() for entry, pair in alike.items()}
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
     earlier = None if init is None else _earlier_states(init, entries, config)
     keys = _round_keys(key, round_number, len(rows.train))
     winners = [
         training
-        for each in by_trials.values()
+        for alike in by_trials.values()
         for training in train_groups(
-            group_pairs(each, config), rows, keys, earlier, chosen, on_progress
+            group_pairs(alike, config), rows, keys, earlier, chosen, on_progress
         )
     ]
     test_groups = None if grouping is None else grouping.codes[rows.test]
     estimates = report(winners, list(pairs), rows, config, test_groups)
     if grouping is not None:
         unused = unused_warning(rows, n)
-        for name, each in estimates.items():
-            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
+        for name, estimate in estimates.items():
+            estimates[name] = dataclasses.replace(estimate, warnings=estimate.warnings + unused)
     return estimates
 
 
