@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import problems
 from numpy.typing import NDArray
+from problems import shapes
 from scipy import special
 
 from mine_jax import classifier, information_plane
@@ -93,7 +93,7 @@ def draw_bars(latents: Array) -> Array:
 
 
 SHAPES: Mapping[str, Callable[[Array], Array]] = {
-    "rectangle": problems.rectangles,
+    "rectangle": shapes.rectangles,
     "bar": draw_bars,
 }
 

@@ -23,7 +23,7 @@ from mine_jax.estimate.result import Estimate, make_estimate
 from mine_jax.estimate.splitting import Grouping, Splits, sizes, split, unused_warning
 from mine_jax.mine import FitInfo, MineConfig, MineState, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
-from mine_jax.mine.fitting import fit_stack
+from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fit_info, start_fit
 from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import check_same_shapes
 
@@ -38,32 +38,25 @@ class Training(NamedTuple):
 
     Attributes:
       group: the group.
-      data: its stacked samples.
-      fold: the fold of each network, (networks,).
-      state: the networks.
+      task: its samples and the split.
+      progress: its fit so far.
       active: networks that still compete, (networks,).
-      info: the report of their fit so far; None before the first step.
     """
 
     group: Group
-    data: Data
-    fold: np.ndarray
-    state: MineState
+    task: Task
+    progress: Progress
     active: np.ndarray
-    info: FitInfo | None = None
 
     @property
     def folds(self) -> int:
         """Number of folds."""
-        return len(self.fold) // len(self.group.names)
+        return len(self.task.fold) // len(self.group.names)
 
     @property
-    def best_nats(self) -> np.ndarray:
-        """The best value of each network on its validation samples so far, (networks,)."""
-        if self.info is None:
-            return np.full(len(self.fold), -np.inf)
-        nats = np.where(np.isfinite(self.info.validation_nats), self.info.validation_nats, -np.inf)
-        return nats.max(axis=0)
+    def state(self) -> MineState:
+        """The networks to report."""
+        return chosen_state(self.progress, self.group.config)
 
 
 class HeldOutParts(NamedTuple):
@@ -89,7 +82,7 @@ def lower_bounds(
 
     Where a name has several pairs, their encoders compete, fold by fold: after `TRIALS` of a few
     steps the better half on the fold's validation samples goes on (successive halving, Jamieson and
-    Talwalkar 2016), until one is left. Test samples have no part in it.
+    Talwalkar 2016), until one is left. Test samples, and other names, have no part in it.
 
     Args:
       pairs: names to pairs, all with the same n; or to several pairs of the same samples.
@@ -110,24 +103,31 @@ def lower_bounds(
     Raises:
       ValueError: if the samples are too few, or `init` does not fit.
     """
-    entries = {
-        (name, pair.encoder): pair
-        for name, each in pairs.items()
-        for pair in ([each] if isinstance(each, Pair) else each)
-    }
+    chosen = {} if encoders is None else encoders
+    # Names whose competitions are equally long are fitted together.
+    by_trials: dict[int, dict[tuple[str, str], Pair]] = {}
+    for name, each in pairs.items():
+        of_name = [each] if isinstance(each, Pair) else each
+        trials = 0 if name in chosen else min(len(TRIALS), (len(of_name) - 1).bit_length())
+        by_trials.setdefault(trials, {}).update({(name, pair.encoder): pair for pair in of_name})
+    entries = {entry: pair for alike in by_trials.values() for entry, pair in alike.items()}
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
     earlier = None if init is None else _earlier_states(init, entries, config)
-    chosen = {} if encoders is None else encoders
-    groups = group_pairs(entries, config)
     keys = _round_keys(key, round_number, len(rows.train))
-    winners = train_groups(groups, rows, keys, earlier, chosen, on_progress)
+    winners = [
+        training
+        for alike in by_trials.values()
+        for training in train_groups(
+            group_pairs(alike, config), rows, keys, earlier, chosen, on_progress
+        )
+    ]
     test_groups = None if grouping is None else grouping.codes[rows.test]
     estimates = report(winners, list(pairs), rows, config, test_groups)
     if grouping is not None:
         unused = unused_warning(rows, n)
-        for name, each in estimates.items():
-            estimates[name] = dataclasses.replace(each, warnings=each.warnings + unused)
+        for name, estimate in estimates.items():
+            estimates[name] = dataclasses.replace(estimate, warnings=estimate.warnings + unused)
     return estimates
 
 
@@ -142,7 +142,7 @@ def train_groups(
     """Fit the networks of all groups; in each fold those of one encoder for each name stay active.
 
     Args:
-      groups: pairs under (name, encoder).
+      groups: pairs under (name, encoder), with about as many encoders for each name.
       rows: the split.
       keys: for the first weights, (), and for the batches, (folds,).
       earlier: states to start from, by (name, encoder); None to start cold.
@@ -157,14 +157,12 @@ def train_groups(
             for fold in range(len(rows.train))
         ]
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
-    done = 0
-    for steps in TRIALS:
+    for number, steps in enumerate(TRIALS, 1):
         if not any(len(others) > 1 for others in _competitors(trainings).values()):
             break
-        trainings = [_fit(each, rows, keys[1], done, steps, on_progress) for each in trainings]
-        trainings = _halve(trainings, last=steps == TRIALS[-1])
-        done += steps
-    return [_fit(each, rows, keys[1], done, None, on_progress) for each in trainings]
+        trainings = [_fit(each, rows, keys[1], steps, on_progress) for each in trainings]
+        trainings = _halve(trainings, last=number == len(TRIALS))
+    return [_fit(each, rows, keys[1], None, on_progress) for each in trainings]
 
 
 def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
@@ -201,15 +199,10 @@ def _start(
 
 
 def _fit(
-    training: Training,
-    rows: Splits,
-    fit_keys: Array,
-    first_step: int,
-    max_steps: int | None,
-    on_progress: OnProgress | None,
+    training: Training, fit_keys: Array, until: int | None, on_progress: OnProgress | None
 ) -> Training:
-    """Train the active networks."""
-    group, config = training.group, training.group.config
+    """Train the active networks to so many steps, or to the end."""
+    group = training.group
     if not training.active.any():
         return training
 
@@ -222,44 +215,22 @@ def _fit(
                 for name, each in zip(group.names, values, strict=True)
                 if np.isfinite(each).any()
             )
-            on_progress(first_step + steps, first_step + limit, text)
+            on_progress(steps, limit, text)
 
-    with devices.for_networks(len(training.fold)):
-        state, info = fit_stack(
+    with devices.for_networks(len(training.task.fold)):
+        progress = continue_fit(
             devices.replicate(fit_keys),
-            training.state,
-            training.data,
-            rows.train,
-            rows.validation,
-            training.fold,
-            rows.test.shape[1],
-            config,
+            training.progress,
+            training.task,
+            until,
+            training.active,
             on_check,
-            active=training.active,
-            first_step=first_step,
-            max_steps=max_steps,
         )
-    if training.info is not None:
-        info = _join(training.info, info)
-    return training._replace(state=state, info=info)
+    return training._replace(progress=progress)
 
 
 def _label(name: tuple[str, str]) -> str:
     return name[0] if name[1] == "given" else " ".join(name)
-
-
-def _join(first: FitInfo, second: FitInfo) -> FitInfo:
-    """Join the reports of two fits of the same networks, one after the other."""
-    start = int(first.steps_at[-1])
-    return FitInfo(
-        steps_at=np.concatenate([first.steps_at, start + second.steps_at[1:]]),
-        batch_nats=np.concatenate([first.batch_nats, second.batch_nats[1:]]),
-        validation_nats=np.concatenate([first.validation_nats, second.validation_nats[1:]]),
-        best_step=np.where(second.best_step > 0, start + second.best_step, first.best_step),
-        steps=first.steps + second.steps,
-        converged=second.converged,
-        finite=first.finite & second.finite,
-    )
 
 
 def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
@@ -268,14 +239,14 @@ def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tu
     for number, training in enumerate(trainings):
         for network in np.flatnonzero(training.active):
             name, _ = training.group.names[network // training.folds]
-            key = name, int(training.fold[network])
+            key = name, int(training.task.fold[network])
             places.setdefault(key, []).append((number, int(network)))
     return places
 
 
 def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
     """Leave the better half of each name's networks of a fold active; with `last` the best one."""
-    best = [each.best_nats for each in trainings]
+    best = [each.progress.best_nats for each in trainings]
     active = [np.zeros_like(each.active) for each in trainings]
     for places in _competitors(trainings).values():
         ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
@@ -322,7 +293,7 @@ def report(
             held_out.test,
             held_out.validation,
             held_out.train,
-            _info_of([(trainings[number].info, network) for number, network in of_folds]),
+            _info_of([(infos[number], network) for number, network in of_folds]),
             _state_of(trainings, of_folds, config),
             config,
             test_groups,
@@ -341,12 +312,8 @@ def report(
 
 def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     """Evaluate the active networks on the three kinds of samples."""
-    state, data, fold, config = (
-        training.state,
-        training.data,
-        training.fold,
-        training.group.config,
-    )
+    state, task = training.state, training.task
+    data, fold, config = task.data, task.fold, task.config
     num_test = rows.test.shape[1]
     active = None if training.active.all() else training.active
     normalize = normalizes(data, config)
@@ -420,6 +387,11 @@ def _earlier_states(
     for (name, encoder), like in wanted.items():
         state = init[name]
         if isinstance(state, Mapping):
+            if encoder not in state:
+                raise ValueError(
+                    f"init has states of {sorted(state)} for {name}, but none of {encoder!r}; "
+                    "start cold"
+                )
             state = state[encoder]
         check_same_shapes(state, like)
         found[name, encoder] = state

@@ -94,13 +94,14 @@ def lower_bound(
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
     pairs = _candidates(x_variable, z_variables, config, key, grouping)
-    states = None
+    states: dict[str, Any] | None = None
     encoders: dict[str, tuple[str, ...]] = {}
     if inits is not None:
-        for name, earlier in inits.items():
-            encoders[name] = _encoders_of(earlier, pairs[name], config)
-            pairs[name] = [pair for pair in pairs[name] if pair.encoder in encoders[name]]
         states = {name: _state_of(earlier) for name, earlier in inits.items()}
+        for name, earlier in inits.items():
+            pairs[name] = _fitting_pairs(earlier, pairs[name], config)
+            if isinstance(earlier, Estimate) and len(pairs[name]) > 1:
+                encoders[name] = earlier.encoders
     estimates = lower_bounds(
         pairs, key=key, config=config, init=states, encoders=encoders, grouping=grouping
     )
@@ -124,22 +125,30 @@ def _candidates(
     return {name: candidates(x, side, rows, ("x", name), config) for name, side in z.items()}
 
 
-def _encoders_of(earlier: Any, pairs: list[Pair], config: MineConfig) -> tuple[str, ...]:
-    """Return the encoder of each fold of an earlier estimate, or of its state alone."""
-    folds = config.folds if config.cross_fit else 1
-    known = {pair.encoder for pair in pairs}
-    if isinstance(earlier, Estimate) and set(earlier.encoders) <= known:
-        return earlier.encoders
+def _fitting_pairs(earlier: Any, pairs: list[Pair], config: MineConfig) -> list[Pair]:
+    """Return the pairs that continue an earlier estimate: of its encoders, or of its shapes.
+
+    A state alone, or one whose encoder was given, does not tell how its samples were prepared: the
+    pairs whose networks have its shapes compete.
+    """
     state = _state_of(earlier)
+    used = earlier.encoders if isinstance(earlier, Estimate) else ()
+    of_encoders = [pair for pair in pairs if pair.encoder in used]
+    if used and {pair.encoder for pair in of_encoders} == set(used):
+        return of_encoders
+    if not isinstance(state, MineState):
+        raise ValueError(
+            f"init has states of the encoders {sorted(state)}, of which each fold uses one; give "
+            "the Estimate in place of its state, or start cold"
+        )
+    fitting = []
     for pair in pairs:
-        if not isinstance(state, MineState):
-            break
         try:
             check_same_shapes(state, expected_states({"": pair}, config)[""])
         except ValueError:
             continue
-        return (pair.encoder,) * folds
-    return (pairs[0].encoder,) * folds  # whose shapes the message of the check will name
+        fitting.append(pair)
+    return fitting or pairs[:1]  # whose shapes the message of the check will name
 
 
 def _state_of(init: Any) -> MineState | Mapping[str, MineState]:

@@ -1,5 +1,6 @@
 """Tests of `lower_bound` against closed forms, and of what its estimates and errors promise."""
 
+import dataclasses
 import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ CONFIG = MineConfig(
     max_steps=200,
     validation_fraction=0.2,
 )
+SEPARABLE = dataclasses.replace(CONFIG, network="separable")  # without competition of encoders
 KEY = jax.random.key(0)
 N = 1000
 RHO = 0.6
@@ -114,6 +116,12 @@ def assert_same(estimate, other):
 
 def shapes(tree):
     return jax.tree.map(np.shape, tree)
+
+
+def states_of(estimate):
+    """The networks by encoder."""
+    state = estimate.state
+    return state if isinstance(state, dict) else {estimate.encoders[0]: state}
 
 
 # --- Values ---------------------------------------------------------------------------------------
@@ -208,23 +216,28 @@ def test_lower_bound_mapping_equals_each_array():
 def test_lower_bound_warm_start_in_group_equals_warm_start_alone():
     x, named = samples()
     earlier = grouped()
-    init = {"narrow": earlier["narrow"].state, "wide": earlier["wide"]}
-    warm = lower_bound(x, named, config=CONFIG, init=init)
+    warm = lower_bound(x, named, config=CONFIG, init=earlier)
     assert_same(warm["narrow"], warm_alone())
     for name, estimate in warm.items():
         best = np.nanmax(earlier[name].history.validation_nats, axis=0)
         assert np.all(estimate.history.validation_nats[0] >= best - 1e-4)
         # Without the padding of the group.
         pairs = prepare_pairs(x, {name: named[name]}, CONFIG)
-        assert shapes(estimate.state) == shapes(init_states(pairs, CONFIG, KEY)[name])
-    assert np.all(warm["narrow"].state.steps >= earlier["narrow"].state.steps)
+        expected = shapes(init_states(pairs, CONFIG, KEY)[name])
+        by_encoder = states_of(estimate)
+        assert set(by_encoder) == set(estimate.encoders)
+        for encoder, state in by_encoder.items():
+            assert shapes(state) == expected
+            assert np.all(state.steps >= states_of(earlier[name])[encoder].steps)
 
 
 def test_lower_bounds_other_round_has_other_batches_and_same_split():
     x, named = samples()
-    pairs = prepare_pairs(x, {"z": named["narrow"]}, CONFIG)
-    other = lower_bounds(pairs, key=KEY, config=CONFIG, round_number=1)["z"]
-    first = alone()
+    pairs = prepare_pairs(x, {"z": named["narrow"]}, SEPARABLE)
+    first, other = (
+        lower_bounds(pairs, key=KEY, config=SEPARABLE, round_number=number)["z"]
+        for number in (0, 1)
+    )
     assert not np.allclose(other.history.batch_nats[1], first.history.batch_nats[1], atol=1e-3)
     start, expected = (each.history.validation_nats[0] for each in (other, first))
     np.testing.assert_allclose(start, expected, atol=1e-4)
@@ -443,7 +456,7 @@ def test_lower_bound_bad_samples_are_named(x, z, message):
 
 def test_lower_bound_init_that_does_not_fit_is_named():
     x, named = samples()
-    state = alone().state
+    state = lower_bound(x, named["narrow"], config=SEPARABLE).state
     for z, init, message in [
         (named["narrow"], 3, "init must be an Estimate or its state, got int"),
         (named, {"a": state}, r"init must have the names of z, \['narrow', 'wide'\], got \['a'\]"),

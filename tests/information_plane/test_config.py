@@ -12,7 +12,7 @@ import pytest
 
 from mine_jax import estimate
 from mine_jax.classifier import ClassifierConfig
-from mine_jax.estimate import Pair, estimation
+from mine_jax.estimate import Pair, competition
 from mine_jax.information_plane import (
     NOISY_X_CONFIG,
     NOISY_Y_CONFIG,
@@ -174,11 +174,12 @@ def test_split_rows_are_those_of_the_estimates(monkeypatch):
     """Noise and references rest on the rows that the networks are fitted to and tested on."""
     config, used = replace(SMALL, seed=3), []
 
-    def fit_group(group, rows, *_):
+    def train_groups(groups, rows, *_):
         used.append(rows)
-        return dict.fromkeys(group.names)
+        return []
 
-    monkeypatch.setattr(estimation, "_fit_group", fit_group)
+    monkeypatch.setattr(competition, "train_groups", train_groups)
+    monkeypatch.setattr(competition, "report", lambda *_: {})
     samples = Samples(np.zeros((200, 2), np.float32))
     for plane, variable in (("observed", "x"), ("observed", "y"), ("deterministic", "x")):
         estimate.lower_bounds(
