@@ -24,10 +24,10 @@ from mine_jax.estimate.splitting import Grouping, Splits, sizes, split, unused_w
 from mine_jax.mine import FitInfo, MineConfig, MineState, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fit_info, start_fit
-from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_same_shapes
 
-TRIALS = (100, 300)  # steps after which half of a pair's encoders go on, and then one
+TRIALS = (100, 400)  # steps after which half of a pair's encoders go on, and then one
 
 OnProgress = Callable[[int, int, str], None]
 States = MineState | Mapping[str, MineState]
@@ -104,12 +104,12 @@ def lower_bounds(
       ValueError: if the samples are too few, or `init` does not fit.
     """
     chosen = {} if encoders is None else encoders
-    # Names whose competitions are equally long are fitted together.
-    by_trials: dict[int, dict[tuple[str, str], Pair]] = {}
+    # Names without a competition are fitted apart: it would prolong theirs.
+    by_trials: dict[bool, dict[tuple[str, str], Pair]] = {}
     for name, each in pairs.items():
         of_name = [each] if isinstance(each, Pair) else each
-        trials = 0 if name in chosen else min(len(TRIALS), (len(of_name) - 1).bit_length())
-        by_trials.setdefault(trials, {}).update({(name, pair.encoder): pair for pair in of_name})
+        compete = len(of_name) > 1 and name not in chosen
+        by_trials.setdefault(compete, {}).update({(name, pair.encoder): pair for pair in of_name})
     entries = {entry: pair for alike in by_trials.values() for entry, pair in alike.items()}
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
@@ -157,12 +157,11 @@ def train_groups(
             for fold in range(len(rows.train))
         ]
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
-    for number, steps in enumerate(TRIALS, 1):
-        if not any(len(others) > 1 for others in _competitors(trainings).values()):
-            break
-        trainings = [_fit(each, rows, keys[1], steps, on_progress) for each in trainings]
-        trainings = _halve(trainings, last=number == len(TRIALS))
-    return [_fit(each, rows, keys[1], None, on_progress) for each in trainings]
+    for until in TRIALS:
+        if any(len(others) > 1 for others in _competitors(trainings).values()):
+            trainings = [_fit(each, keys[1], until, on_progress) for each in trainings]
+            trainings = _halve(trainings, last=until == TRIALS[-1])
+    return [_fit(each, keys[1], None, on_progress) for each in trainings]
 
 
 def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
@@ -195,7 +194,8 @@ def _start(
             *(state, before, data, rows.train, rows.validation, fold, num_test, group.config),
             is_noise_alone(group),
         )
-    return Training(group, data, fold, state, active)
+        task = Task(data, rows.train, rows.validation, fold, num_test, group.config)
+        return Training(group, task, start_fit(state, task), active)
 
 
 def _fit(
@@ -245,12 +245,15 @@ def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tu
 
 
 def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
-    """Leave the better half of each name's networks of a fold active; with `last` the best one."""
+    """Leave the better half of each name's networks of a fold active; with `last` the best one.
+
+    The first trial is too short to tell the last two apart.
+    """
     best = [each.progress.best_nats for each in trainings]
     active = [np.zeros_like(each.active) for each in trainings]
     for places in _competitors(trainings).values():
         ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
-        for number, network in ranked[: 1 if last else -(-len(ranked) // 2)]:
+        for number, network in ranked[: 1 if last else max(2, -(-len(ranked) // 2))]:
             active[number][network] = True
     return [each._replace(active=mask) for each, mask in zip(trainings, active, strict=True)]
 
@@ -272,6 +275,7 @@ def report(
       test_groups: group of each test sample, (folds, r); None if samples are independent.
     """
     parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
+    infos = [fit_info(each.progress, each.group.config) for each in trainings]
     places = _competitors(trainings)
     estimates = {}
     for name in names:
@@ -335,9 +339,8 @@ def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     return HeldOutParts(test, validation, train)
 
 
-def _info_of(networks: Sequence[tuple[FitInfo | None, int]]) -> FitInfo:
+def _info_of(infos: Sequence[tuple[FitInfo, int]]) -> FitInfo:
     """Join the reports of single networks, which may have ended at different checks."""
-    infos = [(info, network) for info, network in networks if info is not None]
     longest = max((info for info, _ in infos), key=lambda info: len(info.steps_at))
     checks = len(longest.steps_at)
 
