@@ -119,7 +119,8 @@ def _candidates(
     grouping: Grouping | None,
 ) -> dict[str, list[Pair]]:
     """Return the pairs whose encoders compete for each name; a single one where it was chosen."""
-    if config.network not in ("auto", "separable") or config.preparation != "auto":
+    named = (config.x_encoder, config.z_encoder) != ("auto", "auto")
+    if config.preparation != "auto" or (config.network != "auto" and not named):
         return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
     rows = split(jax.random.split(key)[0], check_size(len(x.values), config), config, grouping)
     return {name: candidates(x, side, rows, ("x", name), config) for name, side in z.items()}

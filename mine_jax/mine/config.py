@@ -57,7 +57,8 @@ class MineConfig:
 
     Attributes:
       network: "separable", "concatenated" or "convolutional"; "auto" to choose by the shapes of the
-        data (`estimate.choose_network`); or a Flax module, `module(x, z) -> (n,)`.
+        data (`estimate.choose_network`); or a Flax module, `module(x, z) -> (n,)`. Encoders compete
+        in `lower_bound` with "auto" only; else `estimate.prepare` prepares the samples.
       bound: the training objective, one of `bounds.BOUNDS`.
       form: the form of the bound on test samples, "donsker_varadhan" or "infonce"; "auto" lets the
         validation samples choose.
@@ -178,6 +179,9 @@ class MineConfig:
             problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
         if self.shared is True and not self.separable:
             problems.append(f"shared needs a separable network, got network={self.network!r}")
+        named = [name for name in ("x_encoder", "z_encoder") if getattr(self, name) != "auto"]
+        if named and self.network not in ("auto", "separable"):
+            problems.append(f"{named[0]} needs a separable network, got network={self.network!r}")
         for name in ("normalize", "squares", "gaussian_start", "cross_fit"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
