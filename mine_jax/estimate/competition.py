@@ -27,7 +27,7 @@ from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fi
 from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_same_shapes
 
-TRIALS = (100, 400)  # steps after which half of a pair's encoders go on, and then one
+TRIALS = (200, 500)  # steps after which half of a pair's encoders go on, and then one
 
 OnProgress = Callable[[int, int, str], None]
 States = MineState | Mapping[str, MineState]
