@@ -161,7 +161,7 @@ class MineConfig:
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
-        if self.shared not in (True, False, "auto"):
+        if not (isinstance(self.shared, bool) or self.shared == "auto"):
             problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
         if self.shared is True and not self.separable:
             problems.append(f"shared needs a separable network, got network={self.network!r}")

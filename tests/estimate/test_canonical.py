@@ -102,13 +102,13 @@ def test_canonical_columns_beside_labels_tell_classes_apart():
 @pytest.mark.parametrize("n", [10, 20, 300])
 def test_canonical_columns_of_degenerate_samples_are_finite(n):
     rng = np.random.default_rng(n)
-    direction = rng.normal(size=(n, 1)) @ rng.normal(size=(1, 500))
+    direction = rng.normal(size=(n, 1)) @ rng.normal(size=(1, 200))
     few = np.repeat(rng.normal(size=(5, 3)), n // 5, axis=0)
     train, validation, _ = rows_of(n)
     for side in (
         np.ones((n, 4)),
         direction,
-        direction + 1e-5 * rng.normal(size=(n, 500)),
+        direction + 1e-5 * rng.normal(size=(n, 200)),
         few,
         rng.normal(size=(n, 2)) * [1e-6, 1e6],
     ):
