@@ -203,7 +203,7 @@ def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
     if kind == "images":
         images = values if values.ndim == 4 else values[..., None]
-        features = patch_features(images / max(float(np.abs(images).max()), 1e-30))
+        features = patch_features(images)
         return {
             "patches": _whiten(features, NUM_WHITE_COMPONENTS),
             "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),

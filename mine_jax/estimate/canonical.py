@@ -37,21 +37,22 @@ def canonical_columns(
     count = min(MAX_DIRECTIONS, *(side.shape[1] for side in sides))
     for train, validation in zip(train_rows, validation_rows, strict=True):
         centered = [side - side[train].mean(axis=0) for side in sides]
-        covariances = [side[train].T @ side[train] / len(train) for side in centered]
-        cross = centered[0][train].T @ centered[1][train] / len(train)
-        best, best_nats = centered, -1.0
+        trained = [side[train] for side in centered]
+        axes = [_principal_axes(side) for side in trained]
+        cross = trained[0].T @ trained[1] / len(train)
+        tried = []
         for ridge in RIDGES:
-            roots = [_inverse_root(covariance, ridge) for covariance in covariances]
-            left, _, right = np.linalg.svd(roots[0] @ cross @ roots[1].T, full_matrices=False)
-            directions = roots[0].T @ left[:, :count], roots[1].T @ right[:count].T
+            white = [_whitening(*of_side, ridge) for of_side in axes]
+            left, _, right = np.linalg.svd(white[0].T @ cross @ white[1], full_matrices=False)
+            directions = white[0] @ left[:, :count], white[1] @ right[:count].T
             projected = [
                 s @ d.astype(np.float32) for s, d in zip(centered, directions, strict=True)
             ]
             correlations = _correlations(*(side[validation] for side in projected))
             keep = correlations > SIGNIFICANT / np.sqrt(len(validation))
             nats = -0.5 * np.log1p(-(correlations[keep] ** 2)).sum()
-            if nats > best_nats:
-                best, best_nats = [side * keep for side in projected], nats
+            tried.append((nats, [side * keep for side in projected]))
+        _, best = max(tried, key=lambda each: each[0])
         x_columns, z_columns = (
             np.concatenate([normal_scores(side), size], axis=1)
             for side, size in zip(best, sizes, strict=True)
@@ -66,14 +67,20 @@ def _mean_squares(columns: NDArray) -> NDArray:
     return np.mean(np.square(standardized), axis=1, keepdims=True)
 
 
-def _inverse_root(covariance: NDArray, ridge: float) -> NDArray:
-    """Return a matrix R with R C Rᵀ = 1 for the covariance C with a ridge, in float64."""
-    covariance = covariance.astype(np.float64)
-    level = ridge * np.trace(covariance) / len(covariance) + 1e-12
-    return np.linalg.inv(np.linalg.cholesky(covariance + level * np.eye(len(covariance))))
+def _principal_axes(columns: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the variances along the principal axes of centered columns, and the axes, float64."""
+    covariance = (columns.T @ columns / len(columns)).astype(np.float64)
+    variances, axes = np.linalg.eigh(covariance)
+    return np.maximum(variances, 0), axes  # below 0 by rounding
+
+
+def _whitening(variances: NDArray, axes: NDArray, ridge: float) -> NDArray:
+    """Return W with Wᵀ C W = 1 for the covariance C with a ridge."""
+    return axes / np.sqrt(variances + ridge * variances.mean() + 1e-12)
 
 
 def _correlations(a: NDArray, b: NDArray) -> NDArray:
+    """Return the correlations of paired columns, below 1, and 0 for negative ones."""
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     spread = np.sqrt(np.sum(a * a, axis=0) * np.sum(b * b, axis=0))
     rho = np.sum(a * b, axis=0) / np.where(spread > 0, spread, np.inf)

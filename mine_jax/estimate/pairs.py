@@ -70,7 +70,8 @@ def group_pairs(pairs: Mapping[Any, Pair], config: MineConfig) -> list[Group]:
         x, z = (side.measured for side in pair.of_fold(0))
         own = dataclasses.replace(config, **dict(pair.overrides))
         if own.network == "auto":
-            own = dataclasses.replace(own, network=choose_network(x, z))
+            chosen = "separable" if own.shared is True else choose_network(x, z)
+            own = dataclasses.replace(own, network=chosen)
         configs[name] = own
         kind: tuple
         if isinstance(own.network, nn.Module):

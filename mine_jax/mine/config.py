@@ -175,7 +175,7 @@ class MineConfig:
                 problems.append(
                     f"{name} must be a name or a Flax module, got {getattr(self, name)!r}"
                 )
-        if self.shared not in (True, False, "auto"):
+        if not (isinstance(self.shared, bool) or self.shared == "auto"):
             problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
         if self.shared is True and not self.separable:
             problems.append(f"shared needs a separable network, got network={self.network!r}")

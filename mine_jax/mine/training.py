@@ -224,8 +224,29 @@ def init_network(
 
 
 def init_stack(keys: Array, data: Data, config: MineConfig) -> MineState:
-    """Initialize the networks of a stack with a key each, (networks,)."""
+    """Initialize the networks of a stack with a key each, (networks,).
+
+    Raises:
+      ValueError: if sides of different shapes are to share layers.
+    """
+    if config.shared is True:
+        _check_alike(data)
     return _init_networks(keys, data, num_canonical_pairs(data, config), config)
+
+
+def _check_alike(data: Data) -> None:
+    """Raise ValueError unless both sides of each network have one shape."""
+    got: list[Any] = [side.measured.shape[2:] for side in data]
+    if got[0] == got[1]:  # up to padding
+        columns = [np.asarray(side.columns)[np.asarray(side.index)] for side in data]
+        differs = columns[0] != columns[1]
+        if not differs.any():
+            return
+        got = [f"{each[differs][0]} columns" for each in columns]
+    raise ValueError(
+        f"shared=True needs x and z of one shape once they are prepared, got {got[0]} and "
+        f'{got[1]}; set shared="auto" or False'
+    )
 
 
 @jit(static_argnames=("num_pairs", "config"), fast_compile=True)

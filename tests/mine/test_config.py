@@ -33,6 +33,7 @@ BAD_VALUES = {
     "network": ("deep", 3),
     "label_marginal": ("sampled",),
     "mapper": ("scan",),
+    "shared": ("yes", 1, None),
 }
 
 
@@ -54,6 +55,14 @@ def test_config_normalized_scores_do_not_go_with_a_bound_where_their_scale_has_a
         MineConfig(normalize=True, bound="nwj")
     assert all(MineConfig(normalize=True, bound=bound) for bound in BOUNDS if bound != "nwj")
     assert not MineConfig().normalize
+
+
+@pytest.mark.parametrize("network", ["concatenated", nn.Dense(1)])
+def test_config_shared_layers_need_a_separable_network(network):
+    with pytest.raises(ValueError, match=r"shared needs a separable network, got network="):
+        MineConfig(network=network, shared=True)
+    assert MineConfig(network=network).shared == "auto"
+    assert MineConfig(network="convolutional", shared=True).module().shared
 
 
 def test_config_limits_and_choices_are_accepted():

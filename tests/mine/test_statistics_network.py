@@ -89,6 +89,39 @@ def test_scores_equal_formula(kind, depth):
         close(joint, np.diagonal(expected))
 
 
+@pytest.mark.parametrize(("depth", "shape"), [(1, (3,)), (3, (3,)), (2, (8, 8, 1))])
+def test_shared_layers_are_those_of_equal_weights_on_both_sides(depth, shape):
+    shared = StatisticsNetwork(hidden=8, depth=depth, features=4, shared=True)
+    x, z = normal(1, 6, *shape), normal(2, 6, *shape)
+    params = weights(shared, x[:1], z[:1])
+    assert set(params) == {"x_encoder", "head"}
+    inner = [f"x_layers_{i}" for i in range(depth - 1)]
+    assert set(params["head"]) == {*inner, "x_last", "z_last"}
+    both = {
+        "x_encoder": params["x_encoder"],
+        "z_encoder": params["x_encoder"],
+        "head": params["head"]
+        | {name.replace("x", "z", 1): params["head"][name] for name in inner},
+    }
+    apart = StatisticsNetwork(hidden=8, depth=depth, features=4)
+    close(apply(shared, params, x, z), apply(apart, both, x, z))
+
+    def total(params, module):
+        return module.apply({"params": params}, x, z).sum()
+
+    of_shared = jax.grad(total)(params, shared)
+    of_both = jax.grad(total)(both, apart)
+    sums = jax.tree.map(jnp.add, of_both["x_encoder"], of_both["z_encoder"])
+    jax.tree.map(close, of_shared["x_encoder"], sums)
+    for name in inner:
+        of_sides = (of_both["head"][side] for side in (name, f"z{name[1:]}"))
+        jax.tree.map(close, of_shared["head"][name], jax.tree.map(jnp.add, *of_sides))
+    # Equal samples have equal codes up to the last layer.
+    params["head"]["z_last"] = params["head"]["x_last"]
+    codes = (apply(shared, params, x, method=f"encode_{side}") for side in "xz")
+    jax.tree.map(np.testing.assert_array_equal, *codes)
+
+
 @pytest.mark.parametrize("squares", [True, False])
 def test_encoder_padded_columns_change_nothing(squares):
     # Whatever the weights of the padding are.

@@ -254,6 +254,19 @@ def test_public_functions_bad_arguments_raise(name):
             call(KEY, state, x, z["wide"])
 
 
+def test_init_shared_layers_need_sides_of_one_shape():
+    config = replace(CONFIG, shared=True)
+    x, named = samples()
+    state = mine.init(KEY, x, named["narrow"], config)
+    assert "z_encoder" not in state.params
+    with pytest.raises(ValueError, match=r"one shape once they are prepared, got .*3.* and .*7"):
+        mine.init(KEY, x, named["wide"], config)
+    with pytest.raises(ValueError, match=r"got 3 columns and 7 columns; set shared="):
+        mine.init(KEY, {"a": x, "b": named["wide"]}, {"c": x, "d": named["wide"]}, config)
+    with pytest.raises(ValueError, match=r"got \(8, 4, 1\) and \(4, 8, 1\)"):
+        mine.init(KEY, normal(0, 20, 8, 4, 1), normal(1, 20, 4, 8, 1), config)
+
+
 def test_check_key_legacy_key_is_wrapped_and_others_raise():
     assert training.check_key(jax.random.PRNGKey(3), "init") == jax.random.key(3)
     for wrong in (jax.random.split(KEY), jnp.zeros(2), 0, None):
