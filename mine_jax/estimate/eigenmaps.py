@@ -2,9 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
-from sklearn.neighbors import NearestNeighbors
 
 NUM_NEIGHBORS = 10
 NUM_EIGENMAPS = 20
@@ -27,6 +24,11 @@ def eigenmaps(columns: NDArray, count: int = NUM_EIGENMAPS) -> NDArray:
       (n, min(count, n − 2)), of zero mean and unit variance, float32: those of the slowest
       diffusion first.
     """
+    # Imports that take a second together.
+    from scipy import sparse
+    from scipy.sparse.linalg import LinearOperator, eigsh
+    from sklearn.neighbors import NearestNeighbors
+
     n = len(columns)
     neighbors, count = min(NUM_NEIGHBORS, n - 1), min(count, n - 2)
     finder = NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(columns)

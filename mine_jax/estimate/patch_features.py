@@ -8,7 +8,6 @@ import numpy as np
 from jax import Array
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
 
 MAX_SIDE = 32  # pixels; larger images are averaged over blocks first
 NUM_ATOMS = 64  # of the dictionary
@@ -33,6 +32,8 @@ def patch_features(images: NDArray) -> NDArray:
     Returns:
       (n, `POOLS`² `NUM_ATOMS`), float32; fewer for images of very few different patches.
     """
+    from sklearn.cluster import MiniBatchKMeans  # takes a second to import
+
     images = _shrink(np.asarray(images, np.float32))
     side = int(np.clip(round(min(images.shape[1:3]) / 4.5), 2, 6))
     views = sliding_window_view(images, (side, side), axis=(1, 2))

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
 
 from mine_jax.estimate.dependence import find_copies, neighbors_are_alike
 from mine_jax.estimate.variables import Variable, is_missing
@@ -274,6 +273,8 @@ def _cut(blocks: int, n: int, config: MineConfig) -> np.ndarray:
 
 def _join(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Number the smallest groups that hold those of both kinds."""
+    from scipy import sparse
+
     offset = codes.max() + 1
     size = offset + others.max() + 1
     edges = sparse.coo_array((np.ones(len(codes)), (codes, offset + others)), shape=(size, size))
