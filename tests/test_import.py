@@ -14,5 +14,6 @@ print(all(hasattr(mine_jax, name) for name in mine_jax.__all__), information_pla
 
 
 def test_import_leaves_slow_libraries_to_those_who_use_them():
-    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", CODE]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["[]", "True run"]
