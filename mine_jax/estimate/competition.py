@@ -120,7 +120,7 @@ def lower_bounds(
     earlier = None if init is None else _earlier_states(init, entries, config)
     chosen = {} if encoders is None else encoders
     groups = group_pairs(entries, config)
-    keys = _round_keys(key, round_number, len(rows.train))
+    keys = round_keys(key, round_number, len(rows.train))
     winners = train_groups(groups, rows, keys, earlier, chosen, on_progress)
     test_groups = None if grouping is None else grouping.codes[rows.test]
     estimates = report(winners, list(pairs), rows, config, test_groups)
@@ -159,7 +159,7 @@ def train_groups(
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
     done = 0
     for steps in TRIALS:
-        if not any(len(others) > 1 for others in _competitors(trainings).values()):
+        if not any(len(others) > 1 for others in competitors(trainings).values()):
             break
         trainings = [_fit(each, rows, keys[1], done, steps, on_progress) for each in trainings]
         trainings = _halve(trainings, last=steps == TRIALS[-1])
@@ -167,7 +167,7 @@ def train_groups(
     return [_fit(each, rows, keys[1], done, None, on_progress) for each in trainings]
 
 
-def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
+def round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
     """Return the key of the first weights and the keys of the folds' batches."""
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], round_number))
     return init_key, jax.random.split(fit_key, folds)
@@ -262,7 +262,7 @@ def _join(first: FitInfo, second: FitInfo) -> FitInfo:
     )
 
 
-def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+def competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
     """Return for each (name, fold) the places (training, network) that are active."""
     places: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, training in enumerate(trainings):
@@ -277,7 +277,7 @@ def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
     """Leave the better half of each name's networks of a fold active; with `last` the best one."""
     best = [each.best_nats for each in trainings]
     active = [np.zeros_like(each.active) for each in trainings]
-    for places in _competitors(trainings).values():
+    for places in competitors(trainings).values():
         ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
         for number, network in ranked[: 1 if last else -(-len(ranked) // 2)]:
             active[number][network] = True
@@ -301,7 +301,7 @@ def report(
       test_groups: group of each test sample, (folds, r); None if samples are independent.
     """
     parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
-    places = _competitors(trainings)
+    places = competitors(trainings)
     estimates = {}
     for name in names:
         of_folds = [places[name, fold][0] for fold in range(len(rows.train))]

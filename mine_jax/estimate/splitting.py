@@ -139,8 +139,8 @@ def group_rows(
         if crossing > MAX_COPIES * n:
             warnings[name] = (
                 f"{crossing:,} of {n:,} rows are copies of one another; they were kept on one side "
-                "of the split and count as one in the standard error: remove them unless they are "
-                "observations of their own.",
+                "of the split and count as one: remove them unless they are observations of their "
+                "own.",
             )
     if groups is None and blocks is None:
         first = np.sort(np.unique(codes, return_index=True)[1])
