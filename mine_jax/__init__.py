@@ -1,6 +1,6 @@
 """Mutual information of samples, and information planes of networks, by MINE in JAX.
 
-`lower_bound(x, z)` is the shortest way in, and `independence_test(x, z)` tests whether there is any;
+`lower_bound(x, z)` is the shortest way in, `independence_test(x, z)` tells whether there is any;
 `information_plane.run` draws the plane of any model.
 """
 

@@ -131,7 +131,7 @@ def score_groups(
     weights = training.class_weights(data, z_index, config)
     number = rows.shape[0]
 
-    def add(total: Array, place: Array) -> tuple[Array, None]:
+    def score(place: Array) -> Array:
         x = stack.take_rows(data.x.measured, x_index, place)
         z = stack.take_rows(data.z.measured, z_index, place)
         apply, x_code = training.encode_x(params, part, x, x_columns, weights, config)
@@ -143,9 +143,15 @@ def score_groups(
             return apply(code, z_code, method="pairs")
 
         scores = jax.lax.map(block, _row_blocks(number, config.separable))
-        return total + scores.reshape(-1, number)[:number], None
+        return scores.reshape(-1, number)[:number]
 
-    return jax.lax.scan(add, jnp.zeros((number, number)), rows.T)[0]
+    # One place after another, to save memory.
+    return jax.lax.fori_loop(
+        0,
+        rows.shape[1],
+        lambda i, total: total + score(rows[:, i]),
+        jnp.zeros((number, number)),
+    )
 
 
 @jit(static_argnames=("config", "shuffles"), shares_work=True)
