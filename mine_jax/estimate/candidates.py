@@ -7,9 +7,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from mine_jax.estimate.canonical import canonical_columns
-from mine_jax.estimate.eigenmaps import eigenmaps
 from mine_jax.estimate.pairs import Pair
-from mine_jax.estimate.patch_features import patch_features
 from mine_jax.estimate.preparation import (
     MAX_RANKED_COLUMNS,
     NUM_COMPONENTS,
@@ -42,7 +40,7 @@ def candidates(
     | columns | normal scores; standardized columns, logarithmic in the tails |
     | columns beside labels | both of these at once, with two and with three hidden layers |
     | columns on both sides, or many beside labels | canonical directions |
-    | labels | one-hot columns |
+    | labels | one-hot columns; numbers of few values as numbers, too |
 
     Where both sides are images, or many columns, of one shape, they are encoded alike, and networks
     whose sides share layers compete as well.
@@ -71,6 +69,8 @@ def candidates(
     pairs += _learned(x, z, kinds, names, alike)
     if _have_directions(x, z, kinds):
         pairs.append(_canonical(x, z, kinds, names, rows))
+    if any(side.numbers is not None for side in (x, z)):
+        pairs.append(_as_numbers(x, z, names))
     if kinds == ("columns", "labels"):  # products of columns want one layer more
         pairs.append(pairs[0]._replace(encoder="both, deep", overrides=(("depth", 3),)))
     if alike and kinds[0] != "columns":
@@ -157,6 +157,15 @@ def _prepared(
     return [pair._replace(warning=" ".join(lost)) for pair in pairs]
 
 
+def _as_numbers(x: Variable, z: Variable, names: tuple[str, str]) -> Pair:
+    """Return a pair with labels that are numbers as such."""
+    x, z = (
+        side if side.numbers is None else Variable(side.numbers, "columns", side.numbers.shape)
+        for side in (x, z)
+    )
+    return _prepared(x, z, (_kind(x), _kind(z)), names)[0]._replace(encoder="numbers")
+
+
 def _share(columns: NDArray, name: str) -> float:
     """Return the share of the variance in the principal components that are kept."""
     scaled = _scaled(columns, name)
@@ -201,6 +210,10 @@ def _learned(
 
 def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
+    # Here, as scikit-learn takes a second to import.
+    from mine_jax.estimate.eigenmaps import eigenmaps
+    from mine_jax.estimate.patch_features import patch_features
+
     if kind == "images":
         images = values if values.ndim == 4 else values[..., None]
         features = patch_features(images)

@@ -114,7 +114,7 @@ def lower_bounds(
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
     earlier = None if init is None else _earlier_states(init, entries, config)
-    keys = _round_keys(key, round_number, len(rows.train))
+    keys = round_keys(key, round_number, len(rows.train))
     winners = [
         training
         for alike in by_trials.values()
@@ -158,13 +158,13 @@ def train_groups(
         ]
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
     for until in TRIALS:
-        if any(len(others) > 1 for others in _competitors(trainings).values()):
+        if any(len(others) > 1 for others in competitors(trainings).values()):
             trainings = [_fit(each, keys[1], until, on_progress) for each in trainings]
             trainings = _halve(trainings, last=until == TRIALS[-1])
     return [_fit(each, keys[1], None, on_progress) for each in trainings]
 
 
-def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
+def round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
     """Return the key of the first weights and the keys of the folds' batches."""
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], round_number))
     return init_key, jax.random.split(fit_key, folds)
@@ -233,7 +233,7 @@ def _label(name: tuple[str, str]) -> str:
     return name[0] if name[1] == "given" else " ".join(name)
 
 
-def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+def competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
     """Return for each (name, fold) the places (training, network) that are active."""
     places: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, training in enumerate(trainings):
@@ -251,7 +251,7 @@ def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
     """
     best = [each.progress.best_nats for each in trainings]
     active = [np.zeros_like(each.active) for each in trainings]
-    for places in _competitors(trainings).values():
+    for places in competitors(trainings).values():
         ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
         for number, network in ranked[: 1 if last else max(2, -(-len(ranked) // 2))]:
             active[number][network] = True
@@ -276,7 +276,7 @@ def report(
     """
     parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
     infos = [fit_info(each.progress, each.group.config) for each in trainings]
-    places = _competitors(trainings)
+    places = competitors(trainings)
     estimates = {}
     for name in names:
         of_folds = [places[name, fold][0] for fold in range(len(rows.train))]

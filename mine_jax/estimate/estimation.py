@@ -93,7 +93,7 @@ def lower_bound(
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
-    pairs = _candidates(x_variable, z_variables, config, key, grouping)
+    pairs = candidate_pairs(x_variable, z_variables, config, key, grouping)
     states: dict[str, Any] | None = None
     encoders: dict[str, tuple[str, ...]] = {}
     if inits is not None:
@@ -111,7 +111,7 @@ def lower_bound(
     return estimates if isinstance(z, Mapping) else estimates["z"]
 
 
-def _candidates(
+def candidate_pairs(
     x: Variable,
     z: Mapping[str, Variable],
     config: MineConfig,

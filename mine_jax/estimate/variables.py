@@ -40,11 +40,14 @@ class Variable(NamedTuple):
         or (n, h, w, c), float32 or float64 and finite.
       kind: "labels", "columns" or "images".
       shape: of the samples as they were given; for columns another shape of the same numbers.
+      numbers: for labels that are numbers and were not told to be labels their values as columns,
+        (n, 1), since their order may tell something; else None.
     """
 
     values: np.ndarray
     kind: str
     shape: tuple[int, ...]
+    numbers: np.ndarray | None = None
 
 
 class _Field(NamedTuple):
@@ -199,7 +202,10 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
         return _labels(row_codes(_floats(array)), name)
     if discrete == "auto":
         if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(_floats(array))):
-            return _labels(array.ravel(), name)
+            labels = _labels(array.ravel(), name)
+            numbers = _floats(array).reshape(-1, 1)
+            several = array.dtype != bool and np.max(labels.values) > 1
+            return labels._replace(numbers=numbers) if several else labels
         classes = as_labels(array)
         if classes is not array:
             return _labels(classes, name)
