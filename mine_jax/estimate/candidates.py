@@ -19,7 +19,7 @@ from mine_jax.estimate.preparation import (
     shared_axes,
 )
 from mine_jax.estimate.splitting import Splits
-from mine_jax.estimate.variables import Variable
+from mine_jax.estimate.variables import Variable, row_codes
 from mine_jax.mine import Samples
 
 NUM_WHITE_COMPONENTS = 200  # of patch features
@@ -86,9 +86,9 @@ def _prepared(
         scales = {"both": "both"}
     if kinds == ("columns", "columns"):
         scales["standardized"] = "columns"
+    axes = shared_axes(x.values, z.values, names)
     pairs = []
     for encoder, scale in scales.items():
-        axes = shared_axes(x.values, z.values, names) if scale == "auto" else None
         left, right = (
             prepare(side.values, name, scale, axes=axes)
             for side, name in zip((x, z), names, strict=True)
@@ -97,19 +97,20 @@ def _prepared(
             left = left.astype(jnp.float32)
         pairs.append(Pair(Samples(left), Samples(right), encoder=encoder))
     lost = [
-        f"{name} is reduced to {NUM_COMPONENTS} principal components, which have "
-        f"{100 * share:.0f} % of its variance; what the others tell is lost."
+        f"{name} is reduced to principal components with {100 * share:.0f} % of its variance; what "
+        "the others tell is lost."
         for side, kind, name in zip((x, z), kinds, names, strict=True)
-        if kind == "many columns" and (share := _share(side.values, name)) < MIN_SHARE
+        if kind == "many columns" and (share := _share(side.values, name, axes)) < MIN_SHARE
     ]
     return [pair._replace(warning=" ".join(lost)) for pair in pairs]
 
 
-def _share(columns: NDArray, name: str) -> float:
+def _share(columns: NDArray, name: str, axes: NDArray | None) -> float:
     """Return the share of the variance in the principal components that are kept."""
     scaled = _scaled(columns, name)
-    components = scaled @ principal_axes(scaled, NUM_COMPONENTS)
-    return float(np.sum(np.square(components)) / max(np.sum(np.square(scaled)), 1e-30))
+    kept = principal_axes(scaled, NUM_COMPONENTS) if axes is None else np.linalg.qr(axes)[0]
+    total = np.sum(np.square(scaled))
+    return float(np.sum(np.square(scaled @ kept)) / total) if total > 0 else 1.0
 
 
 def _learned(
@@ -149,17 +150,23 @@ def _learned(
 
 def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
+    if kind not in ("images", "many columns"):
+        return {}
+    # Rounding would tell equal rows apart, and eigenmaps enlarge that.
+    codes = row_codes(values)
+    first = np.unique(codes, return_index=True)[1]
+    different = values if len(first) == len(values) else values[first]
     if kind == "images":
-        images = values if values.ndim == 4 else values[..., None]
+        images = different if different.ndim == 4 else different[..., None]
         features = patch_features(images)
-        return {
+        found = {
             "patches": _whiten(features, NUM_WHITE_COMPONENTS),
             "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),
         }
-    if kind == "many columns":
-        scaled = _scaled(values, name)
-        return {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
-    return {}
+    else:
+        scaled = _scaled(different, name)
+        found = {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
+    return {encoder: encoded[codes] for encoder, encoded in found.items()}
 
 
 def _whiten(features: NDArray, count: int) -> NDArray:
