@@ -18,13 +18,14 @@ from mine_jax.estimate.preparation import (
     shared_axes,
 )
 from mine_jax.estimate.splitting import Splits
-from mine_jax.estimate.variables import Variable
+from mine_jax.estimate.variables import Variable, row_codes
 from mine_jax.mine import MineConfig, Samples
 
 NUM_WHITE_COMPONENTS = 200  # of patch features
 NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
+BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
@@ -79,7 +80,7 @@ def candidates(
             each._replace(encoder=f"{each.encoder}, shared", overrides=(shared,)) for each in pairs
         ]
     for encoder, side, name in zip(wanted, (x, z), names, strict=True):
-        names_of = [pair.encoder.split(",")[0] for pair in pairs]
+        names_of = [_names_of(pair)[side is z] for pair in pairs]
         if encoder != "auto" and side.kind != "labels":
             pairs = [pair for pair, of in zip(pairs, names_of, strict=True) if of == encoder]
             if not pairs:
@@ -125,20 +126,19 @@ def _prepared(
     x: Variable, z: Variable, kinds: tuple[str, str], names: tuple[str, str]
 ) -> list[Pair]:
     """Return what `prepare` does to both sides, with one or two scales of columns."""
-    base = {"images": "moments", "many columns": "components", "columns": "ranks"}
-    scales = {base.get(kinds[0], "labels"): "auto"}
+    base = [BASE[kind] for kind in kinds]
+    ways = [(_name(*base), "auto", False)]
     if kinds == ("columns", "labels"):
-        scales = {"both": "both"}
+        ways = [("both", "both", False)]
     if kinds == ("columns", "columns"):
-        scales["standardized"] = "columns"
+        ways.append(("standardized", "columns", False))
     if "images" in kinds:
-        scales["components"] = "auto"
+        flat = ["components" if kind == "images" else BASE[kind] for kind in kinds]
+        ways.append((_name(*flat), "auto", True))
     pairs = []
-    for encoder, scale in scales.items():
-        flat = encoder == "components"
+    for encoder, scale, flatten in ways:
         sides = [
-            side.values.reshape(len(side.values), -1) if flat and kind == "images" else side.values
-            for side, kind in zip((x, z), kinds, strict=True)
+            side.values.reshape(len(side.values), -1) if flatten else side.values for side in (x, z)
         ]
         axes = shared_axes(sides[0], sides[1], names) if scale == "auto" else None
         left, right = (
@@ -149,12 +149,23 @@ def _prepared(
             left = left.astype(jnp.float32)
         pairs.append(Pair(Samples(left), Samples(right), encoder=encoder))
     lost = [
-        f"{name} is reduced to {NUM_COMPONENTS} principal components, which have "
-        f"{100 * share:.0f} % of its variance; what the others tell is lost."
+        f"{name} is reduced to principal components with {100 * share:.0f} % of its variance; what "
+        "the others tell is lost."
         for side, kind, name in zip((x, z), kinds, names, strict=True)
-        if kind == "many columns" and (share := _share(side.values, name)) < MIN_SHARE
+        if kind == "many columns" and (share := _share(side.values, name, axes)) < MIN_SHARE
     ]
     return [pair._replace(warning=" ".join(lost)) for pair in pairs]
+
+
+def _name(of_x: str, of_z: str) -> str:
+    """Return the name of a pair's encoders: of both sides where they differ, labels aside."""
+    return of_x if of_z in (of_x, "labels") else f"{of_x} / {of_z}"
+
+
+def _names_of(pair: Pair) -> tuple[str, str]:
+    """Return the names of the encoders of x and of z."""
+    of_x, *of_z = pair.encoder.split(",")[0].split(" / ")
+    return of_x, (of_z or [of_x])[0]
 
 
 def _as_numbers(x: Variable, z: Variable, names: tuple[str, str]) -> Pair:
@@ -166,11 +177,12 @@ def _as_numbers(x: Variable, z: Variable, names: tuple[str, str]) -> Pair:
     return _prepared(x, z, (_kind(x), _kind(z)), names)[0]._replace(encoder="numbers")
 
 
-def _share(columns: NDArray, name: str) -> float:
+def _share(columns: NDArray, name: str, axes: NDArray | None) -> float:
     """Return the share of the variance in the principal components that are kept."""
     scaled = _scaled(columns, name)
-    components = scaled @ principal_axes(scaled, NUM_COMPONENTS)
-    return float(np.sum(np.square(components)) / max(np.sum(np.square(scaled)), 1e-30))
+    kept = principal_axes(scaled, NUM_COMPONENTS) if axes is None else np.linalg.qr(axes)[0]
+    total = np.sum(np.square(scaled))
+    return float(np.sum(np.square(scaled @ kept)) / total) if total > 0 else 1.0
 
 
 def _learned(
@@ -203,28 +215,39 @@ def _learned(
         else:
             of_side = [np.asarray(prepare(side.values, name))] * len(encoders) if encoders else []
         sides.append([Samples(_on_device(array)) for array in of_side])
+    named = [
+        [encoder if features else BASE[kind] for encoder in encoders]
+        for features, kind in zip(found, kinds, strict=True)
+    ]
     return [
-        Pair(left, right, encoder=name) for left, right, name in zip(*sides, encoders, strict=True)
+        Pair(left, right, encoder=_name(*of_sides))
+        for left, right, *of_sides in zip(*sides, *named, strict=True)
     ]
 
 
 def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
+    if kind not in ("images", "many columns"):
+        return {}
     # Here, as scikit-learn takes a second to import.
     from mine_jax.estimate.eigenmaps import eigenmaps
     from mine_jax.estimate.patch_features import patch_features
 
+    # Rounding would tell equal rows apart, and eigenmaps enlarge that.
+    codes = row_codes(values)
+    first = np.unique(codes, return_index=True)[1]
+    different = values if len(first) == len(values) else values[first]
     if kind == "images":
-        images = values if values.ndim == 4 else values[..., None]
+        images = different if different.ndim == 4 else different[..., None]
         features = patch_features(images)
-        return {
+        found = {
             "patches": _whiten(features, NUM_WHITE_COMPONENTS),
             "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),
         }
-    if kind == "many columns":
-        scaled = _scaled(values, name)
-        return {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
-    return {}
+    else:
+        scaled = _scaled(different, name)
+        found = {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
+    return {encoder: encoded[codes] for encoder, encoded in found.items()}
 
 
 def _whiten(features: NDArray, count: int) -> NDArray:

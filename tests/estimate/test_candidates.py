@@ -1,0 +1,191 @@
+"""Tests of the encoders that compete: which ones, for which samples, and what they rest on."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from mine_jax.estimate import split
+from mine_jax.estimate.candidates import MAX_CANONICAL_COLUMNS, candidates
+from mine_jax.estimate.canonical import MAX_DIRECTIONS
+from mine_jax.estimate.eigenmaps import NUM_EIGENMAPS
+from mine_jax.estimate.image_moments import NUM_MOMENTS
+from mine_jax.estimate.pairs import choose_network
+from mine_jax.estimate.preparation import NUM_COMPONENTS, prepare
+from mine_jax.estimate.variables import read_variable
+from mine_jax.mine import MineConfig, is_labels
+
+N, FOLDS = 200, 5
+ROWS = split(jax.random.key(0), N, MineConfig())
+MOMENTS = NUM_MOMENTS + NUM_COMPONENTS
+
+
+@functools.cache
+def kinds():
+    """Samples by name, the latent of all of which is one number."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(N, 1))
+    place = np.arange(10)[None, :, None] - 4.5 - np.tanh(latent)[:, :, None]
+    images = np.exp(-(place**2) / 2) * np.ones((1, 1, 10)) + 0.05 * rng.normal(size=(N, 10, 10))
+    low_rank = rng.normal(size=(N, 12)) @ rng.normal(size=(12, 150))
+    return {
+        "images": images,
+        "colors": np.repeat(images[..., None], 3, axis=3) + 0.05 * rng.normal(size=(N, 10, 10, 3)),
+        "many": low_rank + 0.1 * latent,
+        "other many": rng.normal(size=(N, 150)) + latent,
+        "more": low_rank @ rng.normal(size=(150, 200)),
+        "five": rng.normal(size=(N, 5)) + latent,
+        "two": rng.normal(size=(N, 2)) + latent,
+        "one": latent,
+        "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
+        "words": np.array(["no", "yes"])[(latent[:, 0] > 0).astype(int)],
+    }
+
+
+@functools.cache
+def found(x, z):
+    sides = (read_variable(kinds()[name], name) for name in (x, z))
+    return {pair.encoder: pair for pair in candidates(*sides, ROWS, (x, z))}
+
+
+def widths(pair):
+    return tuple(side.measured.shape[1] for side in pair.of_fold(0))
+
+
+# Encoders and numbers of columns of both sides, (x, z), by the docstring's table.
+TABLE = {
+    ("images", "colors"): {"moments": (30, 30), "patches": (200, 200), "eigenmaps": (20, 20)},
+    ("images", "many"): {"moments": (30, 20), "patches": (200, 20), "eigenmaps": (20, 20)},
+    ("images", "five"): {"moments": (30, 5), "patches": (200, 5), "eigenmaps": (20, 5)},
+    ("one", "images"): {"ranks": (1, 30), "patches": (1, 200), "eigenmaps": (1, 20)},
+    ("images", "labels"): {"moments": (30, 3), "patches": (200, 3), "eigenmaps": (20, 3)},
+    ("words", "colors"): {"moments": (30, 2), "patches": (200, 2), "eigenmaps": (20, 2)},
+    ("many", "more"): {"components": (20, 20), "eigenmaps": (20, 20), "canonical": (21, 21)},
+    ("many", "five"): {"components": (20, 5), "eigenmaps": (20, 5), "canonical": (6, 6)},
+    ("one", "many"): {"ranks": (1, 20), "eigenmaps": (1, 20)},
+    ("many", "labels"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
+    ("labels", "many"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
+    ("five", "two"): {"ranks": (5, 2), "standardized": (5, 2), "canonical": (3, 3)},
+    ("five", "one"): {"ranks": (5, 1), "standardized": (5, 1)},
+    ("one", "one"): {"ranks": (1, 1), "standardized": (1, 1)},
+    ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5), "canonical": (6, 6)},
+    ("five", "labels"): {"both": (10, 3)},
+    ("words", "one"): {"both": (2, 2)},
+    ("words", "labels"): {"labels": (2, 3)},
+}
+# Sides of one shape; networks that share layers come with each of them.
+ALIKE = {
+    ("images", "images"): {"moments": (50, 50), "patches": (200, 200), "eigenmaps": (20, 20)},
+    ("many", "other many"): {"components": (40, 40), "eigenmaps": (20, 20), "canonical": (21, 21)},
+}
+
+
+def test_numbers_of_columns_in_the_tables_are_those_of_the_constants():
+    assert (NUM_COMPONENTS, NUM_EIGENMAPS, MOMENTS, MAX_DIRECTIONS) == (20, 20, 30, 20)
+
+
+@pytest.mark.parametrize(("x", "z"), [*TABLE, *ALIKE])
+def test_candidates_are_those_of_the_table(x, z):
+    expected = TABLE.get((x, z), {})
+    if alike := ALIKE.get((x, z)):
+        expected = alike | {f"{encoder}, shared": size for encoder, size in alike.items()}
+    pairs = found(x, z)
+    assert {encoder: widths(pair) for encoder, pair in pairs.items()} == expected
+    assert list(pairs) == list(expected)
+    for encoder, pair in pairs.items():
+        assert pair.overrides == ((("shared", True),) if "shared" in encoder else ())
+        for fold in range(FOLDS):
+            left, right = (side.measured for side in pair.of_fold(fold))
+            assert len(left) == len(right) == N
+            assert np.isfinite(left).all()
+            assert np.isfinite(right).all()
+            assert left.dtype == np.float32
+            assert is_labels(right) == bool({x, z} & {"labels", "words"})
+        one_network = choose_network(left, right)
+        assert (one_network == "concatenated") == (max(widths(pair)) <= 2 and not is_labels(right))
+
+
+def test_candidates_first_pair_is_what_prepare_returns():
+    for x, z, scale in (
+        *(("images", "colors", "auto"), ("many", "five", "auto")),
+        *(("five", "two", "auto"), ("five", "labels", "both")),
+    ):
+        first = next(iter(found(x, z).values()))
+        for side, name in zip(first[:2], (x, z), strict=True):
+            variable = read_variable(kinds()[name])
+            np.testing.assert_array_equal(side.measured, prepare(variable.values, name, scale))
+
+
+@pytest.mark.parametrize(
+    ("x", "z"),
+    [("images", "colors"), ("many", "more"), ("five", "two"), ("many", "labels"), ("one", "many")],
+)
+def test_candidates_do_not_depend_on_the_pairing_but_by_canonical_directions(x, z):
+    left, right = (read_variable(kinds()[name]) for name in (x, z))
+    order = np.random.default_rng(1).permutation(N)
+    shuffled = right._replace(values=right.values[order])
+    for pair in candidates(left, shuffled, ROWS, (x, z)):
+        same = np.asarray(pair.of_fold(0)[0].measured)
+        expected = np.asarray(found(x, z)[pair.encoder].of_fold(0)[0].measured)
+        assert np.array_equal(same, expected) == (pair.encoder != "canonical")
+
+
+def test_candidates_of_a_fold_do_not_depend_on_the_pairing_of_its_test_rows():
+    left, right = (read_variable(kinds()[name]) for name in ("many", "more"))
+    order = np.arange(N)
+    order[ROWS.test[2]] = ROWS.test[2][::-1]
+    shuffled = right._replace(values=right.values[order])
+    for pair in candidates(left, shuffled, ROWS, ("x", "z")):
+        before = found("many", "more")[pair.encoder]
+        same = [
+            np.array_equal(pair.of_fold(f)[0].measured, before.of_fold(f)[0].measured)
+            for f in range(FOLDS)
+        ]
+        assert same[2]
+        assert all(same) == (pair.encoder != "canonical")
+
+
+def test_candidates_of_sides_that_are_alike_encode_equal_samples_alike():
+    for name in ("images", "many"):
+        for encoder, pair in found(name, name).items():
+            left, right = (side.measured for side in pair.of_fold(0))
+            if not encoder.startswith("canonical"):
+                np.testing.assert_array_equal(left, right)
+
+
+def test_candidates_encode_equal_rows_alike():
+    """Sorted samples would tell their places otherwise."""
+    place = np.sort(np.random.default_rng(3).integers(0, 30, N))
+    for name in ("images", "many"):
+        values = kinds()[name][place]
+        pairs = candidates(read_variable(values), read_variable(kinds()["five"]), ROWS, ("x", "z"))
+        assert len(pairs) == 3
+        for pair in pairs:
+            columns = np.asarray(pair.of_fold(0)[0].measured)
+            for i in range(30):
+                np.testing.assert_allclose(np.ptp(columns[place == i], axis=0), 0, atol=1e-4)
+
+
+def test_candidates_with_lost_variance_say_so():
+    for x, z in (("five", "many"), ("many", "more"), ("five", "two"), ("images", "labels")):
+        assert not any(pair.warning for pair in found(x, z).values())
+    constant = read_variable(np.ones((N, 150)))
+    five = read_variable(kinds()["five"])
+    assert not any(pair.warning for pair in candidates(constant, five, ROWS, ("x", "z")))
+    pairs = found("labels", "other many")
+    assert "other many is reduced to principal components with " in pairs["components"].warning
+    percent = int(pairs["components"].warning.split("% of its variance")[0].split()[-1])
+    columns = kinds()["other many"]
+    variances = np.square(np.linalg.svd(columns - columns.mean(axis=0), compute_uv=False))
+    assert abs(percent - 100 * variances[:NUM_COMPONENTS].sum() / variances.sum()) < 2
+    assert not pairs["eigenmaps"].warning
+    assert not pairs["canonical"].warning
+
+
+def test_candidates_canonical_of_more_columns_than_it_takes():
+    rng = np.random.default_rng(2)
+    columns = rng.normal(size=(N, MAX_CANONICAL_COLUMNS + 10))
+    sides = read_variable(columns), read_variable(kinds()["labels"])
+    pairs = {pair.encoder: pair for pair in candidates(*sides, ROWS, ("x", "z"))}
+    assert widths(pairs["canonical"]) == (4, 3)
