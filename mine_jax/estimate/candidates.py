@@ -1,5 +1,7 @@
 """Encoders that compete for the samples of two variables: several ways to prepare them."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,8 @@ from mine_jax.estimate.splitting import Splits
 from mine_jax.estimate.variables import Variable, row_codes
 from mine_jax.mine import MineConfig, Samples
 
+OnStage = Callable[[str], None]
+
 NUM_WHITE_COMPONENTS = 200  # of patch features
 NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
@@ -30,7 +34,12 @@ MIN_SHARE = 0.9  # of the variance of many columns in their components; less is 
 
 
 def candidates(
-    x: Variable, z: Variable, rows: Splits, names: tuple[str, str], config: MineConfig
+    x: Variable,
+    z: Variable,
+    rows: Splits,
+    names: tuple[str, str],
+    config: MineConfig,
+    on_stage: OnStage = lambda text: None,
 ) -> list[Pair]:
     """Prepare the samples of two variables in all the ways that suit them, for a competition.
 
@@ -52,6 +61,7 @@ def candidates(
       rows: the split, for what is learned from the training samples of a fold.
       names: of both, for messages.
       config: `x_encoder`, `z_encoder` and `shared` leave fewer candidates.
+      on_stage: told of what takes long, before it begins.
 
     Returns:
       Pairs with different `encoder`s; labels are on the side of z.
@@ -67,8 +77,9 @@ def candidates(
     kinds = _kind(x), _kind(z)
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
-    pairs += _learned(x, z, kinds, names, alike)
+    pairs += _learned(x, z, kinds, names, alike, on_stage)
     if _have_directions(x, z, kinds):
+        on_stage(f"canonical directions of {names[0]} and {names[1]}")
         pairs.append(_canonical(x, z, kinds, names, rows))
     if any(side.numbers is not None for side in (x, z)):
         pairs.append(_as_numbers(x, z, names))
@@ -191,6 +202,7 @@ def _learned(
     kinds: tuple[str, str],
     names: tuple[str, str],
     alike: bool,
+    on_stage: OnStage,
 ) -> list[Pair]:
     """Return pairs with features of images, and eigenmaps, learned from all samples of a side.
 
@@ -199,12 +211,14 @@ def _learned(
     """
     found: list[dict[str, NDArray]]
     if alike:
-        features = _features(np.concatenate([x.values, z.values]), kinds[0], names[0])
+        features = _features(
+            np.concatenate([x.values, z.values]), kinds[0], " and ".join(names), on_stage
+        )
         halves = {encoder: np.split(array, 2) for encoder, array in features.items()}
         found = [{encoder: half[i] for encoder, half in halves.items()} for i in (0, 1)]
     else:
         found = [
-            _features(side.values, kind, name)
+            _features(side.values, kind, name, on_stage)
             for side, kind, name in zip((x, z), kinds, names, strict=True)
         ]
     encoders = list(dict.fromkeys([*found[0], *found[1]]))
@@ -225,7 +239,7 @@ def _learned(
     ]
 
 
-def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
+def _features(values: NDArray, kind: str, name: str, on_stage: OnStage) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
     if kind not in ("images", "many columns"):
         return {}
@@ -239,12 +253,16 @@ def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
     different = values if len(first) == len(values) else values[first]
     if kind == "images":
         images = different if different.ndim == 4 else different[..., None]
+        on_stage(f"patch features of {name}")
         features = patch_features(images)
+        patches = _whiten(features, NUM_WHITE_COMPONENTS)
+        on_stage(f"eigenmaps of {name}")
         found = {
-            "patches": _whiten(features, NUM_WHITE_COMPONENTS),
+            "patches": patches,
             "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),
         }
     else:
+        on_stage(f"eigenmaps of {name}")
         scaled = _scaled(different, name)
         found = {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
     return {encoder: encoded[codes] for encoder, encoded in found.items()}

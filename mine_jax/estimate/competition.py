@@ -26,10 +26,10 @@ from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
 from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fit_info, start_fit
 from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_same_shapes
+from mine_jax.progress import OnProgress
 
 TRIALS = (200, 500)  # steps after which half of a pair's encoders go on, and then one
 
-OnProgress = Callable[[int, int, str], None]
 States = MineState | Mapping[str, MineState]
 
 

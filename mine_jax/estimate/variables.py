@@ -41,8 +41,8 @@ class Variable(NamedTuple):
         or (n, h, w, c), float32 or float64 and finite.
       kind: "labels", "columns" or "images".
       shape: of the samples as they were given; for columns another shape of the same numbers.
-      numbers: for labels that are more than `MAX_UNORDERED` numbers, and were not told to be labels,
-        their values as a column, (n, 1), since their order may tell something; else None.
+      numbers: for labels that are more than `MAX_UNORDERED` numbers, and were not told to be
+        labels, their values as a column, (n, 1), since their order may tell something; else None.
     """
 
     values: np.ndarray
