@@ -38,6 +38,21 @@ def test_evaluate_stack_equals_definition_over_all_pairs(mapper, monkeypatch):
             assert_held_out(network(result, i), matrix, form, rtol=1e-3)
 
 
+@pytest.mark.parametrize("mapper", ["vmap", "map"])
+def test_evaluate_rows_of_active_networks_alone(mapper):
+    config = replace(CONFIG, mapper=mapper)
+    x, z = equal_widths(41)
+    state, data = randomize(mine.init(KEY, x, z, config)), training.check_data(x, z)
+    rows = np.stack([np.arange(41)] * 2)
+    active = np.array([False, True])
+    every = evaluation.evaluate_rows(state, data, rows, config)
+    some = evaluation.evaluate_rows(state, data, rows, config, None, active)
+    for form, expected in zip(some, every, strict=True):
+        for got, wanted in zip(form, expected, strict=True):
+            np.testing.assert_allclose(got[1], wanted[1], rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(got[0], np.zeros_like(wanted[0]))
+
+
 def test_evaluate_concatenated_nwj_equals_definition():
     config = replace(CONFIG, network="concatenated", bound="nwj")
     x, z = samples()[0][:20], samples()[1]["narrow"][:20]

@@ -110,6 +110,52 @@ def test_train_chunk_inactive_network_stays_as_it_is(mapper):
     assert np.isnan(first_nats[1])
 
 
+def fit_in_parts(*limits, active=None):
+    """`fit_stack` in parts, one after the other."""
+    x, z = equal_widths(240)
+    state, first_step, infos = start(), 0, []
+    for limit in limits:
+        state, info = fitting.fit_stack(
+            jax.random.key(1)[None],
+            state,
+            training.check_data(x, z),
+            TRAIN[None],
+            VALIDATION[None],
+            np.zeros(2, np.int32),
+            len(TEST),
+            SMALL,
+            active=active,
+            first_step=first_step,
+            max_steps=limit,
+        )
+        first_step += limit or 0
+        infos.append(info)
+    return state, infos
+
+
+def test_fit_stack_in_parts_draws_the_batches_of_one_fit():
+    whole, (info,) = fit_in_parts(None)
+    parts, (first, second) = fit_in_parts(10, 20)
+    assert_trees_equal(parts, whole)
+    np.testing.assert_array_equal(info.steps_at, [0, 10, 20, 30])
+    for field in ("validation_nats", "batch_nats"):
+        joined = np.concatenate([getattr(first, field), getattr(second, field)[1:]])
+        np.testing.assert_array_equal(joined, getattr(info, field))
+    np.testing.assert_array_equal(first.validation_nats[-1], second.validation_nats[0])
+    np.testing.assert_array_equal(second.steps, [20, 20])
+
+
+def test_fit_stack_of_active_networks_leaves_the_others():
+    both, (expected,) = fit_in_parts(None)
+    state, (info,) = fit_in_parts(None, active=np.array([False, True]))
+    assert_trees_equal(network(state, 0), network(start(), 0))
+    assert_trees_equal(network(state, 1), network(both, 1))
+    np.testing.assert_array_equal(info.validation_nats[:, 1], expected.validation_nats[:, 1])
+    assert np.isnan(info.validation_nats[:, 0]).all()
+    assert np.isnan(info.batch_nats[:, 0]).all()
+    np.testing.assert_array_equal(info.steps, [0, 30])
+
+
 # A fit.
 
 
