@@ -281,6 +281,8 @@ def experiment() -> None:
             by_key[job.key] = row
     rows = [with_nan(by_key[job.key]) for job in jobs]
     name, title = "accuracy", "Estimates beside known mutual information"
+    if FLAGS.benchmark != "own":
+        name, title = f"accuracy_{FLAGS.benchmark}", f"{title}: {FLAGS.benchmark}"
     if FLAGS.curve:
         name, title = "curve", "Error by number of samples"
     text = accuracy_report.report(rows, curve=FLAGS.curve)
@@ -291,7 +293,7 @@ def experiment() -> None:
     if drawn and not FLAGS.curve:
         import plots
 
-        figures.append(folder.path / "accuracy.png")
+        figures.append(folder.path / f"{name}.png")
         plots.accuracy([row for row in rows if row["estimator"] == drawn], figures[0])
     if FLAGS.publish:
         common.write_page(name, title, text, figures)

@@ -1,9 +1,10 @@
 """Mutual information of samples, and information planes of networks, by MINE in JAX.
 
-`lower_bound(x, z)` is the shortest way in; `information_plane.run` draws the plane of any model.
+`lower_bound(x, z)` is the shortest way in, `independence_test(x, z)` tells whether there is any;
+`information_plane.run` draws the plane of any model.
 """
 
-from mine_jax.estimate import Estimate, lower_bound
+from mine_jax.estimate import Estimate, IndependenceTest, independence_test, lower_bound
 from mine_jax.lenet import LeNet5
 from mine_jax.mine import (
     MineConfig,
@@ -19,6 +20,7 @@ from mine_jax.mine import (
 
 __all__ = [
     "Estimate",
+    "IndependenceTest",
     "LeNet5",
     "MineConfig",
     "MineInfo",
@@ -27,6 +29,7 @@ __all__ = [
     "donsker_varadhan",
     "evaluate",
     "fit",
+    "independence_test",
     "init",
     "lower_bound",
     "step",

@@ -1,14 +1,15 @@
 """Encoders that compete for the samples of two variables: several ways to prepare them."""
 
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 from mine_jax.estimate.canonical import canonical_columns
-from mine_jax.estimate.eigenmaps import eigenmaps
 from mine_jax.estimate.pairs import Pair
-from mine_jax.estimate.patch_features import patch_features
 from mine_jax.estimate.preparation import (
     MAX_RANKED_COLUMNS,
     NUM_COMPONENTS,
@@ -20,26 +21,36 @@ from mine_jax.estimate.preparation import (
 )
 from mine_jax.estimate.splitting import Splits
 from mine_jax.estimate.variables import Variable, row_codes
-from mine_jax.mine import Samples
+from mine_jax.mine import MineConfig, Samples
+
+OnStage = Callable[[str], None]
 
 NUM_WHITE_COMPONENTS = 200  # of patch features
 NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
+BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
-def candidates(x: Variable, z: Variable, rows: Splits, names: tuple[str, str]) -> list[Pair]:
+def candidates(
+    x: Variable,
+    z: Variable,
+    rows: Splits,
+    names: tuple[str, str],
+    config: MineConfig,
+    on_stage: OnStage = lambda text: None,
+) -> list[Pair]:
     """Prepare the samples of two variables in all the ways that suit them, for a competition.
 
     | samples | encoders |
     |---|---|
-    | images | image moments beside principal components; patch features; eigenmaps of these |
+    | images | moments beside principal components; these alone; patch features; eigenmaps |
     | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
     | columns | normal scores; standardized columns, logarithmic in the tails |
-    | columns beside labels | both of these at once |
+    | columns beside labels | both of these at once, with two and with three hidden layers |
     | columns on both sides, or many beside labels | canonical directions |
-    | labels | one-hot columns |
+    | labels | one-hot columns; numbers of few values as numbers, too |
 
     Where both sides are images, or many columns, of one shape, they are encoded alike, and networks
     whose sides share layers compete as well.
@@ -49,24 +60,70 @@ def candidates(x: Variable, z: Variable, rows: Splits, names: tuple[str, str]) -
       z: (n, …).
       rows: the split, for what is learned from the training samples of a fold.
       names: of both, for messages.
+      config: `x_encoder`, `z_encoder` and `shared` leave fewer candidates.
+      on_stage: told of what takes long, before it begins.
 
     Returns:
       Pairs with different `encoder`s; labels are on the side of z.
+
+    Raises:
+      ValueError: if an encoder of the configuration is not one for these samples.
     """
+    wanted = config.x_encoder, config.z_encoder
     if x.kind == "labels" and z.kind != "labels":
-        x, z, names = z, x, names[::-1]
+        x, z, names, wanted = z, x, names[::-1], wanted[::-1]
+    if any(encoder == "convolutional" or isinstance(encoder, nn.Module) for encoder in wanted):
+        return [_trained(x, z, names, wanted)]
     kinds = _kind(x), _kind(z)
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
-    pairs += _learned(x, z, kinds, names, alike)
+    pairs += _learned(x, z, kinds, names, alike, on_stage)
     if _have_directions(x, z, kinds):
+        on_stage(f"canonical directions of {names[0]} and {names[1]}")
         pairs.append(_canonical(x, z, kinds, names, rows))
+    if any(side.numbers is not None for side in (x, z)):
+        pairs.append(_as_numbers(x, z, names))
+    if kinds == ("columns", "labels"):  # products of columns want one layer more
+        pairs.append(pairs[0]._replace(encoder="both, deep", overrides=(("depth", 3),)))
     if alike and kinds[0] != "columns":
         shared = ("shared", True)
         pairs += [
             each._replace(encoder=f"{each.encoder}, shared", overrides=(shared,)) for each in pairs
         ]
+    for encoder, side, name in zip(wanted, (x, z), names, strict=True):
+        names_of = [_names_of(pair)[side is z] for pair in pairs]
+        if encoder != "auto" and side.kind != "labels":
+            pairs = [pair for pair, of in zip(pairs, names_of, strict=True) if of == encoder]
+            if not pairs:
+                raise ValueError(
+                    f"the encoder of {name} must be one of {tuple(dict.fromkeys(names_of))} for "
+                    f'these samples, "convolutional" for images, or a Flax module; got {encoder!r}'
+                )
+    if config.shared != "auto":
+        pairs = [pair for pair in pairs if (("shared", True) in pair.overrides) == config.shared]
+        if not pairs:
+            raise ValueError(
+                "shared must be False for x and z of different kinds or shapes, or of few columns"
+            )
     return pairs
+
+
+def _trained(
+    x: Variable, z: Variable, names: tuple[str, str], wanted: tuple[str | nn.Module, ...]
+) -> Pair:
+    """Return a pair whose encoder of a side is trained with the statistics network."""
+    arrays = []
+    for side, name, encoder in zip((x, z), names, wanted, strict=True):
+        trained = encoder != "auto"
+        values = side.values.reshape(side.shape) if trained else side.values
+        arrays.append(prepare(values, name, keep_shape=trained))
+    modules = tuple(encoder if isinstance(encoder, nn.Module) else "auto" for encoder in wanted)
+    overrides = (
+        ("network", "separable"),
+        *zip(("x_encoder", "z_encoder"), modules, strict=True),
+    )
+    left, right = map(Samples, arrays)
+    return Pair(left, right, encoder="trained", overrides=overrides)
 
 
 def _kind(variable: Variable) -> str:
@@ -80,18 +137,24 @@ def _prepared(
     x: Variable, z: Variable, kinds: tuple[str, str], names: tuple[str, str]
 ) -> list[Pair]:
     """Return what `prepare` does to both sides, with one or two scales of columns."""
-    base = {"images": "moments", "many columns": "components", "columns": "ranks"}
-    scales = {base.get(kinds[0], "labels"): "auto"}
+    base = [BASE[kind] for kind in kinds]
+    ways = [(_name(*base), "auto", False)]
     if kinds == ("columns", "labels"):
-        scales = {"both": "both"}
+        ways = [("both", "both", False)]
     if kinds == ("columns", "columns"):
-        scales["standardized"] = "columns"
-    axes = shared_axes(x.values, z.values, names)
+        ways.append(("standardized", "columns", False))
+    if "images" in kinds:
+        flat = ["components" if kind == "images" else BASE[kind] for kind in kinds]
+        ways.append((_name(*flat), "auto", True))
     pairs = []
-    for encoder, scale in scales.items():
+    for encoder, scale, flatten in ways:
+        sides = [
+            side.values.reshape(len(side.values), -1) if flatten else side.values for side in (x, z)
+        ]
+        axes = shared_axes(sides[0], sides[1], names) if scale == "auto" else None
         left, right = (
-            prepare(side.values, name, scale, axes=axes)
-            for side, name in zip((x, z), names, strict=True)
+            prepare(values, name, scale, axes=axes)
+            for values, name in zip(sides, names, strict=True)
         )
         if kinds[0] == "labels":
             left = left.astype(jnp.float32)
@@ -103,6 +166,26 @@ def _prepared(
         if kind == "many columns" and (share := _share(side.values, name, axes)) < MIN_SHARE
     ]
     return [pair._replace(warning=" ".join(lost)) for pair in pairs]
+
+
+def _name(of_x: str, of_z: str) -> str:
+    """Return the name of a pair's encoders: of both sides where they differ, labels aside."""
+    return of_x if of_z in (of_x, "labels") else f"{of_x} / {of_z}"
+
+
+def _names_of(pair: Pair) -> tuple[str, str]:
+    """Return the names of the encoders of x and of z."""
+    of_x, *of_z = pair.encoder.split(",")[0].split(" / ")
+    return of_x, (of_z or [of_x])[0]
+
+
+def _as_numbers(x: Variable, z: Variable, names: tuple[str, str]) -> Pair:
+    """Return a pair with labels that are numbers as such."""
+    x, z = (
+        side if side.numbers is None else Variable(side.numbers, "columns", side.numbers.shape)
+        for side in (x, z)
+    )
+    return _prepared(x, z, (_kind(x), _kind(z)), names)[0]._replace(encoder="numbers")
 
 
 def _share(columns: NDArray, name: str, axes: NDArray | None) -> float:
@@ -119,6 +202,7 @@ def _learned(
     kinds: tuple[str, str],
     names: tuple[str, str],
     alike: bool,
+    on_stage: OnStage,
 ) -> list[Pair]:
     """Return pairs with features of images, and eigenmaps, learned from all samples of a side.
 
@@ -127,12 +211,14 @@ def _learned(
     """
     found: list[dict[str, NDArray]]
     if alike:
-        features = _features(np.concatenate([x.values, z.values]), kinds[0], names[0])
+        features = _features(
+            np.concatenate([x.values, z.values]), kinds[0], " and ".join(names), on_stage
+        )
         halves = {encoder: np.split(array, 2) for encoder, array in features.items()}
         found = [{encoder: half[i] for encoder, half in halves.items()} for i in (0, 1)]
     else:
         found = [
-            _features(side.values, kind, name)
+            _features(side.values, kind, name, on_stage)
             for side, kind, name in zip((x, z), kinds, names, strict=True)
         ]
     encoders = list(dict.fromkeys([*found[0], *found[1]]))
@@ -143,27 +229,40 @@ def _learned(
         else:
             of_side = [np.asarray(prepare(side.values, name))] * len(encoders) if encoders else []
         sides.append([Samples(_on_device(array)) for array in of_side])
+    named = [
+        [encoder if features else BASE[kind] for encoder in encoders]
+        for features, kind in zip(found, kinds, strict=True)
+    ]
     return [
-        Pair(left, right, encoder=name) for left, right, name in zip(*sides, encoders, strict=True)
+        Pair(left, right, encoder=_name(*of_sides))
+        for left, right, *of_sides in zip(*sides, *named, strict=True)
     ]
 
 
-def _features(values: NDArray, kind: str, name: str) -> dict[str, NDArray]:
+def _features(values: NDArray, kind: str, name: str, on_stage: OnStage) -> dict[str, NDArray]:
     """Return the encodings of one side by the names of their encoders."""
     if kind not in ("images", "many columns"):
         return {}
+    # Here, as scikit-learn takes a second to import.
+    from mine_jax.estimate.eigenmaps import eigenmaps
+    from mine_jax.estimate.patch_features import patch_features
+
     # Rounding would tell equal rows apart, and eigenmaps enlarge that.
     codes = row_codes(values)
     first = np.unique(codes, return_index=True)[1]
     different = values if len(first) == len(values) else values[first]
     if kind == "images":
         images = different if different.ndim == 4 else different[..., None]
+        on_stage(f"patch features of {name}")
         features = patch_features(images)
+        patches = _whiten(features, NUM_WHITE_COMPONENTS)
+        on_stage(f"eigenmaps of {name}")
         found = {
-            "patches": _whiten(features, NUM_WHITE_COMPONENTS),
+            "patches": patches,
             "eigenmaps": eigenmaps(_whiten(features, NUM_GRAPH_COMPONENTS)),
         }
     else:
+        on_stage(f"eigenmaps of {name}")
         scaled = _scaled(different, name)
         found = {"eigenmaps": eigenmaps(scaled @ principal_axes(scaled, NUM_GRAPH_COMPONENTS))}
     return {encoder: encoded[codes] for encoder, encoded in found.items()}

@@ -23,13 +23,13 @@ from mine_jax.estimate.result import Estimate, make_estimate
 from mine_jax.estimate.splitting import Grouping, Splits, sizes, split, unused_warning
 from mine_jax.mine import FitInfo, MineConfig, MineState, stack
 from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
-from mine_jax.mine.fitting import fit_stack
-from mine_jax.mine.stack import Array, Data
+from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fit_info, start_fit
+from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_same_shapes
+from mine_jax.progress import OnProgress
 
-TRIALS = (100, 300)  # steps after which half of a pair's encoders go on, and then one
+TRIALS = (200, 500)  # steps after which half of a pair's encoders go on, and then one
 
-OnProgress = Callable[[int, int, str], None]
 States = MineState | Mapping[str, MineState]
 
 
@@ -38,32 +38,25 @@ class Training(NamedTuple):
 
     Attributes:
       group: the group.
-      data: its stacked samples.
-      fold: the fold of each network, (networks,).
-      state: the networks.
+      task: its samples and the split.
+      progress: its fit so far.
       active: networks that still compete, (networks,).
-      info: the report of their fit so far; None before the first step.
     """
 
     group: Group
-    data: Data
-    fold: np.ndarray
-    state: MineState
+    task: Task
+    progress: Progress
     active: np.ndarray
-    info: FitInfo | None = None
 
     @property
     def folds(self) -> int:
         """Number of folds."""
-        return len(self.fold) // len(self.group.names)
+        return len(self.task.fold) // len(self.group.names)
 
     @property
-    def best_nats(self) -> np.ndarray:
-        """The best value of each network on its validation samples so far, (networks,)."""
-        if self.info is None:
-            return np.full(len(self.fold), -np.inf)
-        nats = np.where(np.isfinite(self.info.validation_nats), self.info.validation_nats, -np.inf)
-        return nats.max(axis=0)
+    def state(self) -> MineState:
+        """The networks to report."""
+        return chosen_state(self.progress, self.group.config)
 
 
 class HeldOutParts(NamedTuple):
@@ -111,17 +104,17 @@ def lower_bounds(
       ValueError: if the samples are too few, or `init` does not fit.
     """
     chosen = {} if encoders is None else encoders
-    # Names whose competitions are equally long are fitted together.
-    by_trials: dict[int, dict[tuple[str, str], Pair]] = {}
+    # Names without a competition are fitted apart: it would prolong theirs.
+    by_trials: dict[bool, dict[tuple[str, str], Pair]] = {}
     for name, each in pairs.items():
         of_name = [each] if isinstance(each, Pair) else each
-        trials = 0 if name in chosen else min(len(TRIALS), (len(of_name) - 1).bit_length())
-        by_trials.setdefault(trials, {}).update({(name, pair.encoder): pair for pair in of_name})
+        compete = len(of_name) > 1 and name not in chosen
+        by_trials.setdefault(compete, {}).update({(name, pair.encoder): pair for pair in of_name})
     entries = {entry: pair for alike in by_trials.values() for entry, pair in alike.items()}
     n = num_samples(entries, config)
     rows = split(jax.random.split(key)[0], n, config, grouping)
     earlier = None if init is None else _earlier_states(init, entries, config)
-    keys = _round_keys(key, round_number, len(rows.train))
+    keys = round_keys(key, round_number, len(rows.train))
     winners = [
         training
         for alike in by_trials.values()
@@ -164,15 +157,14 @@ def train_groups(
             for fold in range(len(rows.train))
         ]
         trainings.append(_start(group, rows, keys, earlier, np.array(active)))
-    for number, steps in enumerate(TRIALS, 1):
-        if not any(len(others) > 1 for others in _competitors(trainings).values()):
-            break
-        trainings = [_fit(each, rows, keys[1], steps, on_progress) for each in trainings]
-        trainings = _halve(trainings, last=number == len(TRIALS))
-    return [_fit(each, rows, keys[1], None, on_progress) for each in trainings]
+    for until in TRIALS:
+        if any(len(others) > 1 for others in competitors(trainings).values()):
+            trainings = [_fit(each, keys[1], until, on_progress) for each in trainings]
+            trainings = _halve(trainings, last=until == TRIALS[-1])
+    return [_fit(each, keys[1], None, on_progress) for each in trainings]
 
 
-def _round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
+def round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
     """Return the key of the first weights and the keys of the folds' batches."""
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], round_number))
     return init_key, jax.random.split(fit_key, folds)
@@ -202,25 +194,19 @@ def _start(
             *(state, before, data, rows.train, rows.validation, fold, num_test, group.config),
             is_noise_alone(group),
         )
-    return Training(group, data, fold, state, active)
+        task = Task(data, rows.train, rows.validation, fold, num_test, group.config)
+        return Training(group, task, start_fit(state, task), active)
 
 
 def _fit(
-    training: Training,
-    rows: Splits,
-    fit_keys: Array,
-    more_steps: int | None,
-    on_progress: OnProgress | None,
+    training: Training, fit_keys: Array, until: int | None, on_progress: OnProgress | None
 ) -> Training:
-    """Train the active networks for `more_steps`, or to the end; `max_steps` limits all of it."""
-    group, config = training.group, training.group.config
-    first_step = 0 if training.info is None else int(training.info.steps_at[-1])
-    left = config.max_steps - first_step
-    if left <= 0 or not training.active.any():
+    """Train the active networks to so many steps, or to the end."""
+    group = training.group
+    if not training.active.any():
         return training
-    limit = -(-config.max_steps // config.check_every) * config.check_every
 
-    def on_check(steps: int, _: int, info: FitInfo) -> None:
+    def on_check(steps: int, limit: int, info: FitInfo) -> None:
         if on_progress is not None:
             nats = np.where(training.active, info.validation_nats[-1], np.nan)
             values = nats.reshape(len(group.names), -1)
@@ -229,64 +215,45 @@ def _fit(
                 for name, each in zip(group.names, values, strict=True)
                 if np.isfinite(each).any()
             )
-            on_progress(first_step + steps, limit, text)
+            on_progress(steps, limit, text)
 
-    with devices.for_networks(len(training.fold)):
-        state, info = fit_stack(
+    with devices.for_networks(len(training.task.fold)):
+        progress = continue_fit(
             devices.replicate(fit_keys),
-            training.state,
-            training.data,
-            rows.train,
-            rows.validation,
-            training.fold,
-            rows.test.shape[1],
-            config,
+            training.progress,
+            training.task,
+            until,
+            training.active,
             on_check,
-            active=training.active,
-            first_step=first_step,
-            max_steps=left if more_steps is None else min(left, more_steps),
         )
-    if training.info is not None:
-        info = _join(training.info, info)
-    return training._replace(state=state, info=info)
+    return training._replace(progress=progress)
 
 
 def _label(name: tuple[str, str]) -> str:
     return name[0] if name[1] == "given" else " ".join(name)
 
 
-def _join(first: FitInfo, second: FitInfo) -> FitInfo:
-    """Join the reports of two fits of the same networks, one after the other."""
-    start = int(first.steps_at[-1])
-    return FitInfo(
-        steps_at=np.concatenate([first.steps_at, start + second.steps_at[1:]]),
-        batch_nats=np.concatenate([first.batch_nats, second.batch_nats[1:]]),
-        validation_nats=np.concatenate([first.validation_nats, second.validation_nats[1:]]),
-        best_step=np.where(second.best_step > 0, first.steps + second.best_step, first.best_step),
-        steps=first.steps + second.steps,
-        converged=second.converged,
-        finite=first.finite & second.finite,
-    )
-
-
-def _competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
+def competitors(trainings: Sequence[Training]) -> dict[tuple[str, int], list[tuple[int, int]]]:
     """Return for each (name, fold) the places (training, network) that are active."""
     places: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, training in enumerate(trainings):
         for network in np.flatnonzero(training.active):
             name, _ = training.group.names[network // training.folds]
-            key = name, int(training.fold[network])
+            key = name, int(training.task.fold[network])
             places.setdefault(key, []).append((number, int(network)))
     return places
 
 
 def _halve(trainings: Sequence[Training], last: bool) -> list[Training]:
-    """Leave the better half of each name's networks of a fold active; with `last` the best one."""
-    best = [each.best_nats for each in trainings]
+    """Leave the better half of each name's networks of a fold active; with `last` the best one.
+
+    The first trial is too short to tell the last two apart.
+    """
+    best = [each.progress.best_nats for each in trainings]
     active = [np.zeros_like(each.active) for each in trainings]
-    for places in _competitors(trainings).values():
+    for places in competitors(trainings).values():
         ranked = sorted(places, key=lambda place: -best[place[0]][place[1]])
-        for number, network in ranked[: 1 if last else -(-len(ranked) // 2)]:
+        for number, network in ranked[: 1 if last else max(2, -(-len(ranked) // 2))]:
             active[number][network] = True
     return [each._replace(active=mask) for each, mask in zip(trainings, active, strict=True)]
 
@@ -308,7 +275,8 @@ def report(
       test_groups: group of each test sample, (folds, r); None if samples are independent.
     """
     parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
-    places = _competitors(trainings)
+    infos = [fit_info(each.progress, each.group.config) for each in trainings]
+    places = competitors(trainings)
     estimates = {}
     for name in names:
         of_folds = [places[name, fold][0] for fold in range(len(rows.train))]
@@ -329,7 +297,7 @@ def report(
             held_out.test,
             held_out.validation,
             held_out.train,
-            _info_of([(trainings[number].info, network) for number, network in of_folds]),
+            _info_of([(infos[number], network) for number, network in of_folds]),
             _state_of(trainings, of_folds, config),
             config,
             test_groups,
@@ -348,12 +316,8 @@ def report(
 
 def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     """Evaluate the active networks on the three kinds of samples."""
-    state, data, fold, config = (
-        training.state,
-        training.data,
-        training.fold,
-        training.group.config,
-    )
+    state, task = training.state, training.task
+    data, fold, config = task.data, task.fold, task.config
     num_test = rows.test.shape[1]
     active = None if training.active.all() else training.active
     normalize = normalizes(data, config)
@@ -375,9 +339,8 @@ def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     return HeldOutParts(test, validation, train)
 
 
-def _info_of(networks: Sequence[tuple[FitInfo | None, int]]) -> FitInfo:
+def _info_of(infos: Sequence[tuple[FitInfo, int]]) -> FitInfo:
     """Join the reports of single networks, which may have ended at different checks."""
-    infos = [(info, network) for info, network in networks if info is not None]
     longest = max((info for info, _ in infos), key=lambda info: len(info.steps_at))
     checks = len(longest.steps_at)
 
@@ -438,12 +401,8 @@ def _earlier_states(
     return found
 
 
-def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
-    """Return n; raise ValueError if it is not one, or too small."""
-    lengths = {len(side.measured) for pair in pairs.values() for side in pair.of_fold(0)}
-    if len(lengths) != 1:
-        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
-    (n,) = lengths
+def check_size(n: int, config: MineConfig) -> int:
+    """Return n; raise ValueError if so many samples are too few."""
     test, validation = sizes(n, config)
     if min(test, validation, n - test - validation) < 2:
         raise ValueError(
@@ -451,3 +410,11 @@ def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
             f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
         )
     return n
+
+
+def num_samples(pairs: Mapping[Any, Pair], config: MineConfig) -> int:
+    """Return n; raise ValueError if it is not one, or too small."""
+    lengths = {len(side.measured) for pair in pairs.values() for side in pair.of_fold(0)}
+    if len(lengths) != 1:
+        raise ValueError(f"all samples must have the same n, got {sorted(lengths)}")
+    return check_size(lengths.pop(), config)

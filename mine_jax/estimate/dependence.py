@@ -1,7 +1,6 @@
 """Rows that are not independent of one another: copies, and neighbors in a series."""
 
 import numpy as np
-from scipy import stats
 
 from mine_jax.estimate.variables import Variable, row_codes
 
@@ -152,7 +151,9 @@ def _column_is_alike(column: np.ndarray) -> bool:
     n = len(column)
     if n - np.unique(column, return_counts=True)[1].max(initial=0) < MIN_ROWS:
         return False
-    ranks = stats.rankdata(column)
+    from scipy.stats import rankdata  # takes a second to import
+
+    ranks = rankdata(column)
     ranks -= ranks.mean()
     correlation = (ranks[1:] @ ranks[:-1]) / (ranks @ ranks) + 1 / n
     return correlation > max(MIN_CORRELATION, MIN_STANDARD_ERRORS / np.sqrt(n))

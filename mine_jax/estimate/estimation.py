@@ -1,7 +1,7 @@
 """`lower_bound`: prepare and split the samples, choose a start, fit, evaluate, report."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mine_jax.estimate.candidates import candidates
-from mine_jax.estimate.competition import lower_bounds, num_samples
+from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
 from mine_jax.estimate.preparation import prepare, shared_axes
 from mine_jax.estimate.result import Estimate
@@ -19,6 +19,7 @@ from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import MineConfig, MineState, Samples, is_labels
 from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_key, check_same_shapes
+from mine_jax.progress import OnProgress, progress_bar
 
 
 def lower_bound(
@@ -31,6 +32,8 @@ def lower_bound(
     discrete: Any = "auto",
     groups: Any = None,
     blocks: int | None = None,
+    verbose: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Estimate | dict[str, Estimate]:
     """Estimate I_Θ(X; Z), a lower bound on the mutual information of paired samples, in nats.
 
@@ -64,6 +67,9 @@ def lower_bound(
       blocks: rows are a series in order: cut it into so many blocks, and keep them like groups. A
         tenth of a block on either side of a boundary between two uses is dropped. Blocks should be
         much longer than what rows remember, and at least 10.
+      verbose: show a progress bar.
+      on_progress: called with the number of steps, their maximum, and a text: first what is being
+        prepared, then after each check the values of the networks on the validation samples.
 
     Returns:
       An `Estimate`; for a mapping, a dict of them with the same names.
@@ -93,42 +99,51 @@ def lower_bound(
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
-    pairs = _candidates(x_variable, z_variables, config, key, grouping)
-    states: dict[str, Any] | None = None
-    encoders: dict[str, tuple[str, ...]] = {}
-    if inits is not None:
-        states = {name: _state_of(earlier) for name, earlier in inits.items()}
-        for name, earlier in inits.items():
-            pairs[name] = _fitting_pairs(earlier, pairs[name], config)
-            if isinstance(earlier, Estimate) and len(pairs[name]) > 1:
-                encoders[name] = earlier.encoders
-    estimates = lower_bounds(
-        pairs, key=key, config=config, init=states, encoders=encoders, grouping=grouping
-    )
+    with progress_bar("lower_bound", verbose, on_progress) as report:
+        pairs = candidate_pairs(
+            *(x_variable, z_variables, config, key, grouping),
+            on_stage=lambda text: report(0, config.max_steps, text),
+        )
+        states: dict[str, Any] | None = None
+        encoders: dict[str, tuple[str, ...]] = {}
+        if inits is not None:
+            states = {name: _state_of(earlier) for name, earlier in inits.items()}
+            for name, earlier in inits.items():
+                pairs[name] = _fitting_pairs(earlier, pairs[name], config)
+                if isinstance(earlier, Estimate) and len(pairs[name]) > 1:
+                    encoders[name] = earlier.encoders
+        report(0, config.max_steps, "closed-form starts")
+        estimates = lower_bounds(
+            pairs,
+            key=key,
+            config=config,
+            init=states,
+            encoders=encoders,
+            grouping=grouping,
+            on_progress=report,
+        )
     for name, estimate in estimates.items():
         all_warnings = estimate.warnings + warnings[name]
         estimates[name] = dataclasses.replace(estimate, warnings=all_warnings)
     return estimates if isinstance(z, Mapping) else estimates["z"]
 
 
-def _candidates(
+def candidate_pairs(
     x: Variable,
     z: Mapping[str, Variable],
     config: MineConfig,
     key: Array,
     grouping: Grouping | None,
+    on_stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Pair]]:
     """Return the pairs whose encoders compete for each name; a single one where it was chosen."""
-    first = prepare_pairs(x, z, config)
-    if config.network != "auto" or config.preparation != "auto":
-        return {name: [pair] for name, pair in first.items()}
-    rows = split(jax.random.split(key)[0], num_samples(first, config), config, grouping)
-    found = {name: candidates(x, side, rows, ("x", name)) for name, side in z.items()}
-    if config.shared != "auto":
-        found = {
-            name: [pair for pair in pairs if not pair.overrides] for name, pairs in found.items()
-        }
-    return found
+    named = (config.x_encoder, config.z_encoder) != ("auto", "auto")
+    if config.preparation != "auto" or (config.network != "auto" and not named):
+        return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
+    rows = split(jax.random.split(key)[0], check_size(len(x.values), config), config, grouping)
+    return {
+        name: candidates(x, side, rows, ("x", name), config, on_stage) for name, side in z.items()
+    }
 
 
 def _fitting_pairs(earlier: Any, pairs: list[Pair], config: MineConfig) -> list[Pair]:

@@ -107,7 +107,7 @@ def _activate(images: Array, kernel: Array, offset: Array, contrast: float) -> A
     ones = jnp.full((*kernel.shape[:3], 1), 1 / math.prod(kernel.shape[:3]))
     mean = slide(images, ones)
     variance = jnp.maximum(slide(images * images, ones) - mean * mean, 0)
-    products = slide(images, kernel) - mean * kernel.sum(axis=(0, 1, 2))[None, None, None]
+    products = slide(images, kernel) - mean * kernel.sum(axis=(0, 1, 2), keepdims=True)
     products /= jnp.sqrt(variance + contrast)
     activations = jnp.maximum(products - offset[None, None, None] - THRESHOLD, 0)
     rows, columns = (_regions(size) for size in activations.shape[1:3])

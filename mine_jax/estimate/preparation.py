@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from scipy import special, stats
-from scipy.linalg import orthogonal_procrustes
 
 from mine_jax.estimate.image_moments import ELLIPTICITY, NUM_MOMENTS, image_shape, moments
 
@@ -237,6 +235,8 @@ def procrustes_rotation(columns: ArrayLike, align_to: ArrayLike) -> np.ndarray:
     Raises:
       ValueError: if the numbers of samples differ.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     columns, align_to = np.asarray(columns), np.asarray(align_to)
     if len(columns) != len(align_to):
         raise ValueError(
@@ -321,8 +321,11 @@ def normal_scores(columns: np.ndarray, name: str = "x") -> np.ndarray:
     Raises:
       ValueError: if a value is not finite; `name` is the variable's.
     """
+    from scipy.special import ndtri
+    from scipy.stats import rankdata  # takes a second to import
+
     _check_finite(columns, name)
-    scores = special.ndtri((stats.rankdata(columns, axis=0) - 0.5) / len(columns))
+    scores = ndtri((rankdata(columns, axis=0) - 0.5) / len(columns))
     scores -= scores.mean(axis=0)
     deviation = scores.std(axis=0)
     return scores / np.where(deviation > MIN_DEVIATION, deviation, np.inf)

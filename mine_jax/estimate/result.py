@@ -17,6 +17,10 @@ MIN_VALIDATION_SAMPLES = 20  # below, the choice that they make is chance
 # A pair that decides alone makes up 0.58 of them for either sample (with the second order).
 MAX_INFLUENCE_NATS, MAX_INFLUENCE_STDERR = 0.1, 0.45
 MIN_GROUPS = 10  # of test rows; the spread of fewer is a rough measure
+WIDE_NATS, WIDE_SHARE = 0.1, 0.1  # a standard error is wide beyond both, the share of the value
+# Warnings name the number of samples for this standard error, and for a ceiling that is far enough
+# above a value of so much more than the one that is limited.
+NARROW_NATS, HIGHER_NATS = 0.05, 0.5
 ZERO_NATS = 1e-3  # below, a value and the influences of its samples are those of T = 0
 
 
@@ -46,6 +50,7 @@ class Estimate:
     | Only … validation samples | fewer than `MIN_VALIDATION_SAMPLES` | more samples |
     | Training did not improve on T = 0 | independence, or too few samples | more samples |
     | Near the ceiling | the value is less than a nat below `ceiling_nats` | more samples |
+    | The standard error … | it is above 0.1 nats and a tenth of the value | more samples |
     | One test sample lowers … | a single pair decides the value | more samples |
     | Over-fitted | the value on training samples is far higher | more samples |
     | Only … groups | groups or blocks of test samples are few | more of them |
@@ -204,10 +209,19 @@ def _warnings(
             "needed to learn the dependence."
         )
     if near_ceiling:
+        value = nats if math.isfinite(nats) else estimate.ceiling_nats
+        value = max(value, estimate.ceiling_nats - CEILING_MARGIN) + HIGHER_NATS
+        needed = config.folds * math.exp(value + CEILING_MARGIN)
         warnings.append(
             f"Near the ceiling of {estimate.ceiling_nats:.2f} nats, the largest value that "
             f"{num_test} test samples can support; the mutual information may be far higher: use "
-            "more samples."
+            f"more samples, at least about {_about(needed)}."
+        )
+    if math.isfinite(stderr) and stderr > max(WIDE_NATS, WIDE_SHARE * abs(nats)):
+        needed = config.folds * num_test * (stderr / NARROW_NATS) ** 2
+        warnings.append(
+            f"The standard error of {stderr:.2f} nats is wide; about {_about(needed)} samples "
+            f"would make it {NARROW_NATS}."
         )
     if drop := max_drop(estimate.influence, stderr):
         warnings.append(
@@ -219,6 +233,11 @@ def _warnings(
             f"Over-fitted: {train_nats:.2f} nats on training samples; use more samples."
         )
     return warnings
+
+
+def _about(number: float) -> str:
+    """Return a number with two significant digits."""
+    return f"{int(float(f'{number:.1e}')):,}"
 
 
 def grouped_stderr(test: HeldOut, groups: np.ndarray) -> float:

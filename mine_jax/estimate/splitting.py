@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
 
 from mine_jax.estimate.dependence import find_copies, neighbors_are_alike
 from mine_jax.estimate.variables import Variable, is_missing
@@ -140,8 +139,8 @@ def group_rows(
         if crossing > MAX_COPIES * n:
             warnings[name] = (
                 f"{crossing:,} of {n:,} rows are copies of one another; they were kept on one side "
-                "of the split and count as one in the standard error: remove them unless they are "
-                "observations of their own.",
+                "of the split and count as one: remove them unless they are observations of their "
+                "own.",
             )
     if groups is None and blocks is None:
         first = np.sort(np.unique(codes, return_index=True)[1])
@@ -274,6 +273,8 @@ def _cut(blocks: int, n: int, config: MineConfig) -> np.ndarray:
 
 def _join(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Number the smallest groups that hold those of both kinds."""
+    from scipy import sparse
+
     offset = codes.max() + 1
     size = offset + others.max() + 1
     edges = sparse.coo_array((np.ones(len(codes)), (codes, offset + others)), shape=(size, size))

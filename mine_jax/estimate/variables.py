@@ -19,6 +19,7 @@ from mine_jax.estimate.preparation import MAX_LABELS, as_labels
 
 MIN_COUNT = 10  # rows from which a class can be learned
 MIN_SHARE = 0.9  # of the rows, in values that are that frequent
+MAX_UNORDERED = 10  # different values up to which an order tells nothing more
 MAX_FRACTIONS = 20  # different values up to which numbers with fractions are labels
 MAX_CATEGORIES = 100  # of the text in several columns, which become columns of zeros and ones
 MAX_SPARSE = 1 << 28  # elements of a sparse matrix that still fit as a dense one
@@ -40,11 +41,14 @@ class Variable(NamedTuple):
         or (n, h, w, c), float32 or float64 and finite.
       kind: "labels", "columns" or "images".
       shape: of the samples as they were given; for columns another shape of the same numbers.
+      numbers: for labels that are more than `MAX_UNORDERED` numbers, and were not told to be
+        labels, their values as a column, (n, 1), since their order may tell something; else None.
     """
 
     values: np.ndarray
     kind: str
     shape: tuple[int, ...]
+    numbers: np.ndarray | None = None
 
 
 class _Field(NamedTuple):
@@ -199,13 +203,20 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
         return _labels(row_codes(_floats(array)), name)
     if discrete == "auto":
         if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(_floats(array))):
-            return _labels(array.ravel(), name)
+            labels = _labels(array.ravel(), name)
+            numbers = _floats(array).reshape(-1, 1)
+            return labels._replace(numbers=numbers) if _may_be_ordered(labels) else labels
         classes = as_labels(array)
         if classes is not array:
             return _labels(classes, name)
     if image_shape(shape) is not None:
         return Variable(_floats(array), "images", shape)
     return Variable(_floats(array).reshape(len(array), -1), "columns", shape)
+
+
+def _may_be_ordered(labels: Variable) -> bool:
+    """Tell whether so many values may lose something as labels if they are ordered."""
+    return bool(np.max(labels.values) >= MAX_UNORDERED)
 
 
 def _decide_fields(fields: list[_Field], name: str, discrete: Discrete) -> Variable:

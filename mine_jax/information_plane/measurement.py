@@ -8,13 +8,11 @@ each layer keeps the value of its own network.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from mine_jax import estimate
 from mine_jax.estimate import Estimate, Pair
@@ -28,6 +26,7 @@ from mine_jax.information_plane.observation import (
     View,
 )
 from mine_jax.mine import MineState, Samples, is_labels
+from mine_jax.progress import progress_bar
 
 Row = dict[str, Any]
 
@@ -327,16 +326,3 @@ def paired_drop(
 def finite_or_none(value: float) -> float | None:
     """Return a float that JSON can hold: None for NaN and infinities."""
     return float(value) if math.isfinite(value) else None
-
-
-@contextmanager
-def progress_bar(description: str, show: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a progress bar; yield the function that updates it (steps done, maximum, text)."""
-    with tqdm(desc=description, unit="step", leave=False, disable=not show) as bar:
-
-        def update(done: int, maximum: int, text: str) -> None:
-            bar.total = maximum
-            bar.set_postfix_str(text, refresh=False)
-            bar.update(done - bar.n)
-
-        yield update

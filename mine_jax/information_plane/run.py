@@ -35,7 +35,6 @@ from mine_jax.information_plane.measurement import (
     finite_or_none,
     measure,
     pairs_of,
-    progress_bar,
 )
 from mine_jax.information_plane.observation import (
     Y_WIDTH,
@@ -49,6 +48,7 @@ from mine_jax.information_plane.observation import (
     read_layers,
 )
 from mine_jax.mine import MineState, Samples
+from mine_jax.progress import progress_bar
 
 PARTS: tuple[str, ...] = ("training", "probing", "fitting", "saving")
 

@@ -18,6 +18,7 @@ REPORTED_STATES = ("best", "last")
 MAPPERS = ("auto", "vmap", "map")
 # A concatenated network makes a pass for every pair of samples, a separable one for every sample.
 DEFAULT_HIDDEN = {"separable": 128, "concatenated": 64}
+DEFAULT_DEPTH = {"separable": 2, "concatenated": 3}  # sharp edges want one layer more
 
 _CHOICES = {
     "bound": BOUNDS,
@@ -28,7 +29,6 @@ _CHOICES = {
     "mapper": MAPPERS,
 }
 _MINIMA = {
-    "depth": 1,
     "features": 1,
     "canonical_pairs": 0,
     "leading_pairs": 0,
@@ -57,7 +57,8 @@ class MineConfig:
 
     Attributes:
       network: "separable", "concatenated" or "convolutional"; "auto" to choose by the shapes of the
-        data (`estimate.choose_network`); or a Flax module, `module(x, z) -> (n,)`.
+        data (`estimate.choose_network`); or a Flax module, `module(x, z) -> (n,)`. Encoders compete
+        in `lower_bound` with "auto" only; else `estimate.prepare` prepares the samples.
       bound: the training objective, one of `bounds.BOUNDS`.
       form: the form of the bound on test samples, "donsker_varadhan" or "infonce"; "auto" lets the
         validation samples choose.
@@ -67,10 +68,15 @@ class MineConfig:
         training samples are many. It concerns values on validation and test samples of
         `lower_bound`; `mine.evaluate` has no training samples. Not for labels, whose marginal is
         summed exactly, and not for `bound="nwj"`, where the scale of T has a meaning.
+      x_encoder: what gives the network the samples of x in `lower_bound`: "auto", the validation
+        samples choose; the name of one that competes (`estimate.candidates`); "convolutional" for
+        images, two convolutions that are trained with the network; or a Flax module, values (n, …)
+        to (n, k), likewise trained. It gets images as (n, h, w, c).
+      z_encoder: likewise for z. A name holds for both sides, unless one is labels.
       preparation: "auto" (`estimate.prepare`), or "standardized": columns of zero mean and unit
         variance. It concerns `lower_bound`.
       hidden: width of the hidden layers; None for `DEFAULT_HIDDEN` of the network.
-      depth: number of hidden layers.
+      depth: number of hidden layers; None for `DEFAULT_DEPTH` of the network.
       features: length of a separable network's feature vectors.
       shared: both sides of a separable network share all layers but the last. Worth it where x and
         z are of one kind, such as two images: more samples for each weight. They must have the
@@ -114,9 +120,11 @@ class MineConfig:
     bound: str = "infonce"
     form: str = "auto"
     normalize: bool = False
+    x_encoder: str | nn.Module = "auto"
+    z_encoder: str | nn.Module = "auto"
     preparation: str = "auto"
     hidden: int | None = None
-    depth: int = 2
+    depth: int | None = None
     features: int = 32
     shared: bool | str = "auto"
     canonical_pairs: int = 128
@@ -144,7 +152,8 @@ class MineConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        minima = _MINIMA | ({} if self.hidden is None else {"hidden": 1})
+        optional = [name for name in ("hidden", "depth") if getattr(self, name) is not None]
+        minima = _MINIMA | dict.fromkeys(optional, 1)
         for name, minimum in minima.items():
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -161,10 +170,18 @@ class MineConfig:
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
+        for name in ("x_encoder", "z_encoder"):
+            if not isinstance(getattr(self, name), str | nn.Module):
+                problems.append(
+                    f"{name} must be a name or a Flax module, got {getattr(self, name)!r}"
+                )
         if not (isinstance(self.shared, bool) or self.shared == "auto"):
             problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
         if self.shared is True and not self.separable:
             problems.append(f"shared needs a separable network, got network={self.network!r}")
+        named = [name for name in ("x_encoder", "z_encoder") if getattr(self, name) != "auto"]
+        if named and self.network not in ("auto", "separable"):
+            problems.append(f"{named[0]} needs a separable network, got network={self.network!r}")
         for name in ("normalize", "squares", "gaussian_start", "cross_fit"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -210,6 +227,7 @@ class MineConfig:
             "form": "donsker_varadhan",
             "preparation": "standardized",
             "hidden": 128,
+            "depth": 2,
             "canonical_pairs": 0,
             "squares": False,
             "gaussian_start": False,
@@ -239,7 +257,6 @@ class MineConfig:
             return CustomNetwork(self.network)
         kind = "separable" if self.separable else "concatenated"
         hidden = self.hidden or DEFAULT_HIDDEN[kind]
+        depth = self.depth or DEFAULT_DEPTH[kind]
         shared = self.shared is True
-        return StatisticsNetwork(
-            kind, hidden, self.depth, self.features, self.squares, clip, shared
-        )
+        return StatisticsNetwork(kind, hidden, depth, self.features, self.squares, clip, shared)

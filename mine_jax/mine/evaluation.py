@@ -108,6 +108,52 @@ def evaluate_rows(
     )
 
 
+@jit(static_argnames=("config",))
+def score_groups(
+    state: MineState, data: Data, network: int, rows: Array, config: MineConfig
+) -> Array:
+    """Score every group of x with every group of z, by one network of a stack.
+
+    Args:
+      state: of the stack.
+      data: its samples.
+      network: which of its networks.
+      rows: of the groups, all of one size, (groups, size); (groups, 1) for single samples.
+      config: the configuration.
+
+    Returns:
+      (groups, groups): Σ_i T(x_gi, z_hi) of groups g and h, over their places i; scores as they
+      are, without `MineConfig.normalize`.
+    """
+    params, part = jax.tree.map(lambda leaf: leaf[network], (state.average, state.gaussian))
+    x_index, z_index = data.x.index[network], data.z.index[network]
+    x_columns, z_columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
+    weights = training.class_weights(data, z_index, config)
+    number = rows.shape[0]
+
+    def score(place: Array) -> Array:
+        x = stack.take_rows(data.x.measured, x_index, place)
+        z = stack.take_rows(data.z.measured, z_index, place)
+        apply, x_code = training.encode_x(params, part, x, x_columns, weights, config)
+        z_code = apply(z, z_columns, method="encode_z")
+
+        def block(positions: Array) -> Array:
+            clipped = jnp.minimum(positions, number - 1)
+            code = jax.tree.map(lambda leaf: leaf[clipped], x_code)
+            return apply(code, z_code, method="pairs")
+
+        scores = jax.lax.map(block, _row_blocks(number, config.separable))
+        return scores.reshape(-1, number)[:number]
+
+    # One place after another, to save memory.
+    return jax.lax.fori_loop(
+        0,
+        rows.shape[1],
+        lambda i, total: total + score(rows[:, i]),
+        jnp.zeros((number, number)),
+    )
+
+
 @jit(static_argnames=("config", "shuffles"), shares_work=True)
 def evaluate_values(
     state: MineState,

@@ -104,113 +104,187 @@ def fit(
             raise ValueError(f"{name} must be in 0 … {n - 1}, got rows from {low} to {high}")
     networks = len(data.x.index)
     num_test = max(2, n - shapes[0][0] - shapes[1][0])
-    best, info = fit_stack(
-        key[None],
-        state,
+    task = Task(
         data,
         np.asarray(train_rows)[None],
         np.asarray(validation_rows)[None],
         np.zeros(networks, np.int32),
         num_test,
         config,
-        on_check,
     )
+    progress = continue_fit(key[None], start_fit(state, task), task, on_check=on_check)
+    best, info = chosen_state(progress, config), fit_info(progress, config)
     if not (isinstance(x, Mapping) or isinstance(z, Mapping)):
         info = FitInfo(info.steps_at, *(values[..., 0] for values in info[1:]))
     return best, info
 
 
-def fit_stack(
-    keys: Array,
-    state: MineState,
-    data: Data,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
-    fold: np.ndarray,
-    num_test: int,
-    config: MineConfig,
-    on_check: OnCheck | None = None,
-    *,
-    active: np.ndarray | None = None,
-    first_step: int = 0,
-    max_steps: int | None = None,
-) -> tuple[MineState, FitInfo]:
-    """Run `fit` on the networks of a stack, each on the rows of its fold.
+class Progress(NamedTuple):
+    """A fit of a stack that can go on, networks on the last axis of each array.
 
-    Args:
-      keys: PRNG keys, (folds,).
-      state: of the stack.
-      data: its samples.
+    Attributes:
+      state: the networks in training.
+      best: the best state of each on its validation samples.
+      best_nats: its value.
+      best_step: its number of steps.
+      steps: number of steps so far.
+      waited: checks since the last improvement or learning-rate drop.
+      drops: number of learning-rate drops.
+      done: networks that have converged.
+      batch_nats: as in `FitInfo`, check by check.
+      validation_nats: likewise.
+    """
+
+    state: MineState
+    best: MineState
+    best_nats: np.ndarray
+    best_step: np.ndarray
+    steps: np.ndarray
+    waited: np.ndarray
+    drops: np.ndarray
+    done: np.ndarray
+    batch_nats: tuple[np.ndarray, ...]
+    validation_nats: tuple[np.ndarray, ...]
+
+
+class Task(NamedTuple):
+    """What the networks of a stack are fitted to.
+
+    Attributes:
+      data: samples of the stack.
       train_rows: (folds, m).
       validation_rows: (folds, s), in random order.
       fold: the fold of each network, (networks,).
       num_test: number of samples that will test together.
       config: the configuration.
-      on_check: as for `fit`; arrays of the report have the networks on their last axis.
-      active: networks to train, (networks,); None for all. Values of the others are nan.
-      first_step: number of steps of an earlier call, whose batches are not drawn again.
-      max_steps: limit on the number of steps; None for that of the configuration.
-
-    Returns:
-      The chosen state of each network, and the report.
     """
-    rows, over = (jnp.asarray(part)[fold] for part in (validation_rows, train_rows))
-    networks = len(fold)
-    done = np.zeros(networks, bool) if active is None else ~active
-    nats = validation_nats(state, ~done, data, rows, over, num_test, config)
-    batch_history, history = [np.full(networks, np.nan, np.float32)], [nats]
-    best, best_nats = state, np.where(np.isfinite(nats), nats, -np.inf)
-    best_step, waited, drops, steps = (np.zeros(networks, np.int32) for _ in range(4))
-    limit = config.max_steps if max_steps is None else max_steps
-    num_chunks = -(-limit // config.check_every)
-    first_chunk = first_step // config.check_every
+
+    data: Data
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    fold: np.ndarray
+    num_test: int
+    config: MineConfig
+
+    def validation_nats(self, state: MineState, active: np.ndarray) -> np.ndarray:
+        """Evaluate the active networks on their validation samples."""
+        rows, over = (jnp.asarray(r)[self.fold] for r in (self.validation_rows, self.train_rows))
+        return validation_nats(state, active, self.data, rows, over, self.num_test, self.config)
+
+
+def start_fit(state: MineState, task: Task) -> Progress:
+    """Evaluate where networks start, before the first step."""
+    networks = len(task.fold)
+    nats = task.validation_nats(state, np.ones(networks, bool))
+    zeros = np.zeros(networks, np.int32)
+    return Progress(
+        state=state,
+        best=state,
+        best_nats=np.where(np.isfinite(nats), nats, -np.inf),
+        best_step=zeros,
+        steps=zeros,
+        waited=zeros,
+        drops=zeros,
+        done=np.zeros(networks, bool),
+        batch_nats=(np.full(networks, np.nan, np.float32),),
+        validation_nats=(nats,),
+    )
+
+
+def continue_fit(
+    keys: Array,
+    progress: Progress,
+    task: Task,
+    until: int | None = None,
+    active: np.ndarray | None = None,
+    on_check: OnCheck | None = None,
+) -> Progress:
+    """Train networks until they have converged; a fit in parts is that of one piece.
+
+    Args:
+      keys: PRNG keys, (folds,).
+      progress: from `start_fit`, or an earlier part.
+      task: samples and configuration.
+      until: number of steps to stop at; None for `max_steps`, which no part exceeds.
+      active: networks to train, (networks,); None for all.
+      on_check: as for `fit`; arrays of the report have the networks on their last axis.
+    """
+    config = task.config
+    every = config.check_every
+    limit = -(-config.max_steps // every)
+    last_chunk = limit if until is None else min(limit, -(-until // every))
+    paused = np.zeros(len(task.fold), bool) if active is None else ~active
     # From here on no gain could count.
-    enough = largest_validation_nats(data, rows.shape[1], num_test, config) - config.min_improvement
-
-    def report() -> FitInfo:
-        return FitInfo(
-            steps_at=np.arange(len(history)) * config.check_every,
-            batch_nats=np.stack(batch_history),
-            validation_nats=np.stack(history),
-            best_step=best_step,
-            steps=steps,
-            converged=done,
-            finite=np.isfinite(np.stack(history)).all(axis=0),
-        )
-
-    for number in range(num_chunks):
-        batch_keys, noise_keys = chunk_keys(keys, first_chunk + number)
-        rate = (config.learning_rate / LR_DROP**drops).astype(np.float32)
-        batches = chunks.draw_batches(batch_keys, train_rows, config)
-        state, batch_nats = chunks.train_chunk(
-            state, ~done, rate, noise_keys, batches, fold, data, config
-        )
-        steps = steps + np.where(done, 0, config.check_every).astype(np.int32)
-        nats = validation_nats(state, ~done, data, rows, over, num_test, config)
-        nats = np.where(done, history[-1], nats)
-        better = ~done & (nats > best_nats)
-        improved = ~done & (nats > best_nats + config.min_improvement)
-        if better.any():
-            best = stack.choose(better, state, best)
-        best_nats = np.where(better, nats, best_nats)
-        best_step = np.where(better, steps, best_step)
-        waited = np.where(improved, 0, waited + 1)
-        # A bound that is no longer finite does not recover: there is no use in waiting.
-        impatient = ~done & ((waited >= config.patience) | ~np.isfinite(nats))
-        last = config.reported_state == "last"
-        back = impatient & (~np.isfinite(nats) if last else True)
-        if back.any():
-            state = stack.choose(back, best, state)
-        waited = np.where(impatient, 0, waited)
-        done = done | (impatient & (drops >= config.lr_drops)) | (nats >= enough)
-        drops = drops + (impatient & ~done)
-        batch_history.append(np.asarray(batch_nats))
-        history.append(nats)
-        if on_check is not None:
-            on_check((number + 1) * config.check_every, num_chunks * config.check_every, report())
-        if done.all():
+    num_validation = task.validation_rows.shape[1]
+    enough = largest_validation_nats(task.data, num_validation, task.num_test, config)
+    for number in range(len(progress.validation_nats) - 1, last_chunk):
+        if (progress.done | paused).all():
             break
-    return (state if config.reported_state == "last" else best), report()
+        progress = _one_chunk(keys, number, progress, paused, task, enough - config.min_improvement)
+        if on_check is not None:
+            on_check((number + 1) * every, limit * every, fit_info(progress, config))
+    return progress
+
+
+def _one_chunk(
+    keys: Array, number: int, progress: Progress, paused: np.ndarray, task: Task, enough: float
+) -> Progress:
+    """Train the networks that are neither done nor paused, and check them."""
+    config, data = task.config, task.data
+    idle = progress.done | paused
+    state, best = progress.state, progress.best
+    batch_keys, noise_keys = chunk_keys(keys, number)
+    rate = (config.learning_rate / LR_DROP**progress.drops).astype(np.float32)
+    batches = chunks.draw_batches(batch_keys, task.train_rows, config)
+    state, batch_nats = chunks.train_chunk(
+        state, ~idle, rate, noise_keys, batches, task.fold, data, config
+    )
+    steps = progress.steps + np.where(idle, 0, config.check_every).astype(np.int32)
+    nats = np.where(idle, progress.validation_nats[-1], task.validation_nats(state, ~idle))
+    better = ~idle & (nats > progress.best_nats)
+    improved = ~idle & (nats > progress.best_nats + config.min_improvement)
+    if better.any():
+        best = stack.choose(better, state, best)
+    waited = np.where(improved, 0, progress.waited + ~idle)
+    # A bound that is no longer finite does not recover: there is no use in waiting.
+    impatient = ~idle & ((waited >= config.patience) | ~np.isfinite(nats))
+    last = config.reported_state == "last"
+    back = impatient & (~np.isfinite(nats) if last else True)
+    if back.any():
+        state = stack.choose(back, best, state)
+    ended = (impatient & (progress.drops >= config.lr_drops)) | (~idle & (nats >= enough))
+    done = progress.done | ended
+    return Progress(
+        state=state,
+        best=best,
+        best_nats=np.where(better, nats, progress.best_nats),
+        best_step=np.where(better, steps, progress.best_step),
+        steps=steps,
+        waited=np.where(impatient, 0, waited),
+        drops=progress.drops + (impatient & ~done),
+        done=done,
+        batch_nats=(*progress.batch_nats, np.asarray(batch_nats)),
+        validation_nats=(*progress.validation_nats, nats),
+    )
+
+
+def fit_info(progress: Progress, config: MineConfig) -> FitInfo:
+    """Return the report of a fit."""
+    validation_nats = np.stack(progress.validation_nats)
+    return FitInfo(
+        steps_at=np.arange(len(validation_nats)) * config.check_every,
+        batch_nats=np.stack(progress.batch_nats),
+        validation_nats=validation_nats,
+        best_step=progress.best_step,
+        steps=progress.steps,
+        converged=progress.done,
+        finite=np.isfinite(validation_nats).all(axis=0),
+    )
+
+
+def chosen_state(progress: Progress, config: MineConfig) -> MineState:
+    """Return the state of each network that is reported."""
+    return progress.state if config.reported_state == "last" else progress.best
 
 
 def chunk_keys(keys: Array, number: int) -> tuple[Array, Array]:

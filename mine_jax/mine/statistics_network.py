@@ -33,15 +33,24 @@ class Encoder(nn.Module):
     Attributes:
       hidden: number of units.
       squares: whether vectors come with their squares.
+      module: the caller's encoder, before this layer; None for none.
     """
 
     hidden: int
     squares: bool = True
+    module: nn.Module | None = None
 
     @nn.compact
     def __call__(self, values: Array, columns: Array | int | None = None) -> Array:
         """Encode samples; of a vector's columns only the first `columns` are data."""
         n = values.shape[0]
+        if self.module is not None:
+            values, columns = self.module(values), None
+            if values.ndim != 2 or values.shape[0] != n:
+                raise ValueError(
+                    f"{type(self.module).__name__} must return (n, k) for n = {n} samples, got "
+                    f"{values.shape}"
+                )
         if values.ndim == 4:
             maps = nn.silu(nn.Dense(16, name="conv1")(patches(values, 4)))
             maps = nn.silu(nn.Dense(32, name="conv2")(patches(maps, 2)))
@@ -125,6 +134,8 @@ class StatisticsNetwork(nn.Module):
       squares: whether the encoders see the squares of the columns.
       clip: limit the projections of the Gaussian part.
       shared: both sides share all layers but the last ("separable").
+      x_module: the caller's encoder of x, before the first layer; None for none.
+      z_module: likewise of z.
     """
 
     kind: str = "separable"
@@ -134,11 +145,15 @@ class StatisticsNetwork(nn.Module):
     squares: bool = True
     clip: bool = True
     shared: bool = False
+    x_module: nn.Module | None = None
+    z_module: nn.Module | None = None
 
     def setup(self) -> None:
         """Name the encoders and the head; Flax calls it."""
-        self.x_encoder = Encoder(self.hidden, self.squares)
-        self.z_encoder = self.x_encoder if self.shared else Encoder(self.hidden, self.squares)
+        self.x_encoder = Encoder(self.hidden, self.squares, self.x_module)
+        self.z_encoder = (
+            self.x_encoder if self.shared else Encoder(self.hidden, self.squares, self.z_module)
+        )
         self.head: Any
         if self.kind == "separable":
             self.head = SeparableHead(self.hidden, self.depth, self.features, self.shared)

@@ -263,6 +263,24 @@ def test_lower_bound_of_known_shapes_compiles_nothing_and_clears_nothing(compila
     assert "did not improve" in estimate.warnings[0]
 
 
+def test_lower_bound_reports_progress_and_shows_it(capsys):
+    features, labels, _ = labelled()
+    calls = []
+    estimate = lower_bound(
+        features,
+        labels,
+        config=CONFIG,
+        verbose=True,
+        on_progress=lambda *values: calls.append(values),
+    )
+    assert "lower_bound: " in capsys.readouterr().err
+    assert estimate.nats == of_labels().nats
+    assert calls[0] == (0, CONFIG.max_steps, "closed-form starts")
+    steps = [done for done, *_ in calls[1:]]
+    assert steps == list(CONFIG.check_every * np.arange(1, len(steps) + 1))
+    assert all(maximum == CONFIG.max_steps and "z" in text for _, maximum, text in calls[1:])
+
+
 # --- Contexts -------------------------------------------------------------------------------------
 
 

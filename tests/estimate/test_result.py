@@ -132,6 +132,10 @@ AT_CEILING = "Near the ceiling of 4.61 nats, .* 100 test samples"
         ({"validation": [CEILING - 1.1, 1.0]}, []),
         ({"validation": CEILING - 0.9, "form": "donsker_varadhan"}, []),
         ({"influence": ONE_SAMPLE}, ["One test sample lowers the estimate by at least 0.20 nats"]),
+        ({"stderr": 0.16}, ["standard error of 0.11 nats is wide; about 2,600 samples"]),
+        ({"stderr": 0.15, "nats": 1.1, "train": 1.1}, []),  # not beside the value
+        ({"stderr": 0.13, "nats": 0.1, "train": 0.1}, []),  # not in nats
+        ({"stderr": np.inf}, [AT_CEILING]),
         ({"train": 1.32}, ["Over-fitted: 1.32 nats on training samples"]),
         ({"train": 1.29}, []),
         ({"nats": 0.1, "train": 0.22}, []),
@@ -143,6 +147,24 @@ def test_make_estimate_warns_under_its_conditions_only(changes, warnings):
     assert len(found) == len(warnings), found
     for text, expected in zip(found, warnings, strict=True):
         assert re.search(expected, text), text
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        # At the ceiling a nat and a half more is needed, for the default of five folds.
+        ({"nats": CEILING + 1, "train": 5}, "2,200"),  # 500 e^1.5 = 2,241
+        ({"nats": CEILING, "train": 5, "folds": 50}, "22,000"),
+        ({"nats": CEILING - 0.5, "train": 4}, "1,400"),  # 500 e
+        # The other form says that the value is beyond, whatever it is itself.
+        ({"validation": CEILING - 0.9}, "820"),  # 500 e^0.5 = 824
+        ({"validation": np.nan, "infonce": np.nan}, "2,200"),
+        ({"validation": np.inf, "infonce": np.inf}, "2,200"),
+    ],
+)
+def test_make_estimate_near_ceiling_tells_how_many_samples_to_use(changes, number):
+    (text,) = [text for text in make(**changes).warnings if text.startswith("Near the ceiling")]
+    assert text.endswith(f"use more samples, at least about {number}.")
 
 
 def test_max_drop_limits_are_nats_and_standard_errors():

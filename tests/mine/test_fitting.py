@@ -274,8 +274,11 @@ def scripted(monkeypatch):
         monkeypatch.setattr(fitting, "validation_nats", validation_nats)
         start = MineState({}, {}, (), None, np.zeros(2), np.zeros(2, int))
         data = training.check_data(*equal_widths(240))
-        rows, fold = (TRAIN[None], VALIDATION[None]), np.zeros(2, int)
-        state, info = fitting.fit_stack(KEY[None], start, data, *rows, fold, 40, config)
+        task = fitting.Task(
+            data, TRAIN[None], VALIDATION[None], np.zeros(2, int), num_test=40, config=config
+        )
+        progress = fitting.continue_fit(KEY[None], fitting.start_fit(start, task), task)
+        state, info = fitting.chosen_state(progress, config), fitting.fit_info(progress, config)
         return state.steps, info, np.array(rates)
 
     return run
