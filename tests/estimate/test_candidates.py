@@ -17,7 +17,8 @@ from mine_jax.estimate.variables import read_variable
 from mine_jax.mine import MineConfig, is_labels
 
 N, FOLDS = 200, 5
-ROWS = split(jax.random.key(0), N, MineConfig())
+CONFIG = MineConfig()
+ROWS = split(jax.random.key(0), N, CONFIG)
 MOMENTS = NUM_MOMENTS + NUM_COMPONENTS
 
 
@@ -38,6 +39,7 @@ def kinds():
         "five": rng.normal(size=(N, 5)) + latent,
         "two": rng.normal(size=(N, 2)) + latent,
         "one": latent,
+        "counts": np.arange(N) % 12,
         "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
         "words": np.array(["no", "yes"])[(latent[:, 0] > 0).astype(int)],
     }
@@ -46,7 +48,7 @@ def kinds():
 @functools.cache
 def found(x, z):
     sides = (read_variable(kinds()[name], name) for name in (x, z))
-    return {pair.encoder: pair for pair in candidates(*sides, ROWS, (x, z))}
+    return {pair.encoder: pair for pair in candidates(*sides, ROWS, (x, z), CONFIG)}
 
 
 def widths(pair):
@@ -54,31 +56,63 @@ def widths(pair):
 
 
 # Encoders and numbers of columns of both sides, (x, z), by the docstring's table.
+# Images of 100 pixels keep all of them as components.
 TABLE = {
-    ("images", "colors"): {"moments": (30, 30), "patches": (200, 200), "eigenmaps": (20, 20)},
-    ("images", "many"): {"moments": (30, 20), "patches": (200, 20), "eigenmaps": (20, 20)},
-    ("images", "five"): {"moments": (30, 5), "patches": (200, 5), "eigenmaps": (20, 5)},
-    ("one", "images"): {"ranks": (1, 30), "patches": (1, 200), "eigenmaps": (1, 20)},
-    ("images", "labels"): {"moments": (30, 3), "patches": (200, 3), "eigenmaps": (20, 3)},
-    ("words", "colors"): {"moments": (30, 2), "patches": (200, 2), "eigenmaps": (20, 2)},
+    ("images", "colors"): {
+        "moments": (30, 30),
+        "components": (100, 20),
+        "patches": (200, 200),
+        "eigenmaps": (20, 20),
+    },
+    ("images", "many"): {
+        "moments / components": (30, 20),
+        "components": (100, 20),
+        "patches / eigenmaps": (200, 20),
+        "eigenmaps": (20, 20),
+    },
+    ("one", "images"): {
+        "ranks / moments": (1, 30),
+        "ranks / components": (1, 100),
+        "ranks / patches": (1, 200),
+        "ranks / eigenmaps": (1, 20),
+    },
+    ("words", "colors"): {
+        "moments": (30, 2),
+        "components": (20, 2),
+        "patches": (200, 2),
+        "eigenmaps": (20, 2),
+    },
     ("many", "more"): {"components": (20, 20), "eigenmaps": (20, 20), "canonical": (21, 21)},
-    ("many", "five"): {"components": (20, 5), "eigenmaps": (20, 5), "canonical": (6, 6)},
-    ("one", "many"): {"ranks": (1, 20), "eigenmaps": (1, 20)},
+    ("many", "five"): {
+        "components / ranks": (20, 5),
+        "eigenmaps / ranks": (20, 5),
+        "canonical": (6, 6),
+    },
+    ("one", "many"): {"ranks / components": (1, 20), "ranks / eigenmaps": (1, 20)},
     ("many", "labels"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
     ("labels", "many"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
     ("five", "two"): {"ranks": (5, 2), "standardized": (5, 2), "canonical": (3, 3)},
     ("five", "one"): {"ranks": (5, 1), "standardized": (5, 1)},
     ("one", "one"): {"ranks": (1, 1), "standardized": (1, 1)},
     ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5), "canonical": (6, 6)},
-    ("five", "labels"): {"both": (10, 3)},
-    ("words", "one"): {"both": (2, 2)},
+    ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
+    ("counts", "five"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
     ("words", "labels"): {"labels": (2, 3)},
+    ("counts", "labels"): {"labels": (12, 3), "numbers": (2, 3)},
+    ("labels", "counts"): {"labels": (3, 12), "numbers": (2, 3)},
+    ("counts", "counts"): {"labels": (12, 12), "numbers": (1, 1)},
 }
 # Sides of one shape; networks that share layers come with each of them.
 ALIKE = {
-    ("images", "images"): {"moments": (50, 50), "patches": (200, 200), "eigenmaps": (20, 20)},
+    ("images", "images"): {
+        "moments": (50, 50),
+        "components": (100, 100),
+        "patches": (200, 200),
+        "eigenmaps": (20, 20),
+    },
     ("many", "other many"): {"components": (40, 40), "eigenmaps": (20, 20), "canonical": (21, 21)},
 }
+OVERRIDES = {"shared": ("shared", True), "deep": ("depth", 3)}
 
 
 def test_numbers_of_columns_in_the_tables_are_those_of_the_constants():
@@ -94,16 +128,49 @@ def test_candidates_are_those_of_the_table(x, z):
     assert {encoder: widths(pair) for encoder, pair in pairs.items()} == expected
     assert list(pairs) == list(expected)
     for encoder, pair in pairs.items():
-        assert pair.overrides == ((("shared", True),) if "shared" in encoder else ())
+        assert pair.overrides == tuple(OVERRIDES[word] for word in encoder.split(", ")[1:])
         for fold in range(FOLDS):
             left, right = (side.measured for side in pair.of_fold(fold))
             assert len(left) == len(right) == N
             assert np.isfinite(left).all()
             assert np.isfinite(right).all()
             assert left.dtype == np.float32
-            assert is_labels(right) == bool({x, z} & {"labels", "words"})
+            of_numbers = {"counts"} if encoder == "numbers" else set()
+            assert is_labels(right) == bool({x, z} & {"labels", "words", "counts"} - of_numbers)
         one_network = choose_network(left, right)
         assert (one_network == "concatenated") == (max(widths(pair)) <= 2 and not is_labels(right))
+
+
+@pytest.mark.parametrize(
+    ("x", "z", "fields", "expected"),
+    [
+        ("images", "colors", {"x_encoder": "patches"}, ["patches"]),
+        ("images", "five", {"z_encoder": "ranks", "x_encoder": "moments"}, ["moments / ranks"]),
+        ("labels", "images", {"z_encoder": "eigenmaps"}, ["eigenmaps"]),
+        ("many", "other many", {"shared": False}, ["components", "eigenmaps", "canonical"]),
+        ("many", "many", {"shared": True, "x_encoder": "eigenmaps"}, ["eigenmaps, shared"]),
+    ],
+)
+def test_candidates_are_those_that_the_configuration_names(x, z, fields, expected):
+    sides = (read_variable(kinds()[name], name) for name in (x, z))
+    pairs = candidates(*sides, ROWS, (x, z), MineConfig(**fields))
+    assert [pair.encoder for pair in pairs] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"z_encoder": "moments"},
+            r"the encoder of five must be one of \('ranks', .*got 'moments'",
+        ),
+        ({"shared": True}, "shared must be False for x and z of different kinds"),
+    ],
+)
+def test_candidates_that_do_not_exist_are_named(fields, message):
+    sides = (read_variable(kinds()[name]) for name in ("two", "five"))
+    with pytest.raises(ValueError, match=message):
+        candidates(*sides, ROWS, ("two", "five"), MineConfig(**fields))
 
 
 def test_candidates_first_pair_is_what_prepare_returns():
@@ -125,7 +192,7 @@ def test_candidates_do_not_depend_on_the_pairing_but_by_canonical_directions(x, 
     left, right = (read_variable(kinds()[name]) for name in (x, z))
     order = np.random.default_rng(1).permutation(N)
     shuffled = right._replace(values=right.values[order])
-    for pair in candidates(left, shuffled, ROWS, (x, z)):
+    for pair in candidates(left, shuffled, ROWS, (x, z), CONFIG):
         same = np.asarray(pair.of_fold(0)[0].measured)
         expected = np.asarray(found(x, z)[pair.encoder].of_fold(0)[0].measured)
         assert np.array_equal(same, expected) == (pair.encoder != "canonical")
@@ -136,7 +203,7 @@ def test_candidates_of_a_fold_do_not_depend_on_the_pairing_of_its_test_rows():
     order = np.arange(N)
     order[ROWS.test[2]] = ROWS.test[2][::-1]
     shuffled = right._replace(values=right.values[order])
-    for pair in candidates(left, shuffled, ROWS, ("x", "z")):
+    for pair in candidates(left, shuffled, ROWS, ("x", "z"), CONFIG):
         before = found("many", "more")[pair.encoder]
         same = [
             np.array_equal(pair.of_fold(f)[0].measured, before.of_fold(f)[0].measured)
@@ -159,8 +226,10 @@ def test_candidates_encode_equal_rows_alike():
     place = np.sort(np.random.default_rng(3).integers(0, 30, N))
     for name in ("images", "many"):
         values = kinds()[name][place]
-        pairs = candidates(read_variable(values), read_variable(kinds()["five"]), ROWS, ("x", "z"))
-        assert len(pairs) == 3
+        pairs = candidates(
+            read_variable(values), read_variable(kinds()["five"]), ROWS, ("x", "z"), CONFIG
+        )
+        assert len(pairs) == (4 if name == "images" else 3)
         for pair in pairs:
             columns = np.asarray(pair.of_fold(0)[0].measured)
             for i in range(30):
@@ -172,7 +241,7 @@ def test_candidates_with_lost_variance_say_so():
         assert not any(pair.warning for pair in found(x, z).values())
     constant = read_variable(np.ones((N, 150)))
     five = read_variable(kinds()["five"])
-    assert not any(pair.warning for pair in candidates(constant, five, ROWS, ("x", "z")))
+    assert not any(pair.warning for pair in candidates(constant, five, ROWS, ("x", "z"), CONFIG))
     pairs = found("labels", "other many")
     assert "other many is reduced to principal components with " in pairs["components"].warning
     percent = int(pairs["components"].warning.split("% of its variance")[0].split()[-1])
@@ -187,5 +256,5 @@ def test_candidates_canonical_of_more_columns_than_it_takes():
     rng = np.random.default_rng(2)
     columns = rng.normal(size=(N, MAX_CANONICAL_COLUMNS + 10))
     sides = read_variable(columns), read_variable(kinds()["labels"])
-    pairs = {pair.encoder: pair for pair in candidates(*sides, ROWS, ("x", "z"))}
+    pairs = {pair.encoder: pair for pair in candidates(*sides, ROWS, ("x", "z"), CONFIG)}
     assert widths(pairs["canonical"]) == (4, 3)
