@@ -187,6 +187,8 @@ def _as_numbers(x: Variable, z: Variable, names: tuple[str, str]) -> Pair:
         side if side.numbers is None else Variable(side.numbers, "columns", side.numbers.shape)
         for side in (x, z)
     )
+    if x.kind == "labels":
+        x, z, names = z, x, names[::-1]
     return _prepared(x, z, (_kind(x), _kind(z)), names)[0]._replace(encoder="numbers")
 
 
@@ -232,7 +234,7 @@ def _learned(
             of_side = [np.asarray(prepare(side.values, name))] * len(encoders) if encoders else []
         sides.append([Samples(_on_device(array)) for array in of_side])
     named = [
-        [encoder if features else BASE[kind] for encoder in encoders]
+        [each if each in features else "eigenmaps" if features else BASE[kind] for each in encoders]
         for features, kind in zip(found, kinds, strict=True)
     ]
     return [

@@ -40,7 +40,7 @@ def kinds():
         "two": rng.normal(size=(N, 2)) + latent,
         "one": latent,
         "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
-        "counts": np.arange(N) % 13,
+        "counts": np.arange(N) % 12,
         "words": np.array(["no", "yes"])[(latent[:, 0] > 0).astype(int)],
     }
 
@@ -56,6 +56,7 @@ def widths(pair):
 
 
 # Encoders and numbers of columns of both sides, (x, z), by the docstring's table.
+# Images of 100 pixels keep all of them as components.
 TABLE = {
     ("images", "colors"): {
         "moments": (30, 30),
@@ -66,7 +67,7 @@ TABLE = {
     ("images", "many"): {
         "moments / components": (30, 20),
         "ranks / components": (100, 20),
-        "patches": (200, 20),
+        "patches / eigenmaps": (200, 20),
         "eigenmaps": (20, 20),
     },
     ("images", "five"): {
@@ -102,8 +103,11 @@ TABLE = {
     ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5), "canonical": (6, 6)},
     ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
     ("words", "one"): {"both": (2, 2), "both, deep": (2, 2)},
-    ("five", "counts"): {"both": (10, 13), "numbers": (5, 1), "both, deep": (10, 13)},
+    ("five", "counts"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
     ("words", "labels"): {"labels": (2, 3)},
+    ("counts", "labels"): {"labels": (12, 3), "numbers": (2, 3)},
+    ("labels", "counts"): {"labels": (3, 12), "numbers": (2, 3)},
+    ("counts", "counts"): {"labels": (12, 12), "numbers": (1, 1)},
 }
 # Sides of one shape; networks that share layers come with each of them.
 ALIKE = {
@@ -143,6 +147,38 @@ def test_candidates_are_those_of_the_table(x, z):
             )
         one_network = choose_network(left, right)
         assert (one_network == "concatenated") == (max(widths(pair)) <= 2 and not is_labels(right))
+
+
+@pytest.mark.parametrize(
+    ("x", "z", "fields", "expected"),
+    [
+        ("images", "colors", {"x_encoder": "patches"}, ["patches"]),
+        ("images", "five", {"z_encoder": "ranks", "x_encoder": "moments"}, ["moments / ranks"]),
+        ("labels", "images", {"z_encoder": "eigenmaps"}, ["eigenmaps"]),
+        ("many", "other many", {"shared": False}, ["components", "eigenmaps", "canonical"]),
+        ("many", "many", {"shared": True, "x_encoder": "eigenmaps"}, ["eigenmaps, shared"]),
+    ],
+)
+def test_candidates_are_those_that_the_configuration_names(x, z, fields, expected):
+    sides = (read_variable(kinds()[name], name) for name in (x, z))
+    pairs = candidates(*sides, ROWS, (x, z), MineConfig(**fields))
+    assert [pair.encoder for pair in pairs] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"z_encoder": "moments"},
+            r"the encoder of five must be one of .*'ranks'.*got 'moments'",
+        ),
+        ({"shared": True}, "shared must be False for x and z of different kinds"),
+    ],
+)
+def test_candidates_that_do_not_exist_are_named(fields, message):
+    sides = (read_variable(kinds()[name]) for name in ("two", "five"))
+    with pytest.raises(ValueError, match=message):
+        candidates(*sides, ROWS, ("two", "five"), MineConfig(**fields))
 
 
 def test_candidates_first_pair_is_what_prepare_returns():

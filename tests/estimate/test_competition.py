@@ -12,7 +12,7 @@ import pytest
 
 from mine_jax import lower_bound
 from mine_jax.estimate import Pair, competition, estimation, lower_bounds, split
-from mine_jax.mine import FitInfo, MineConfig, Samples
+from mine_jax.mine import MineConfig, Samples
 
 
 class Quadratic(nn.Module):
@@ -40,7 +40,7 @@ CONFIG = MineConfig(
 KEY = jax.random.key(0)
 N, FOLDS, RHO = 600, 5, 0.8
 TRUTH = -3 / 2 * math.log(1 - RHO**2)
-TRIALS = (20, 40)
+TRIALS = (20, 60)
 ROWS = split(jax.random.split(KEY)[0], N, CONFIG)
 
 pytestmark = pytest.mark.usefixtures("compile_fast", "short_trials")
@@ -96,15 +96,15 @@ def mixed():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Records of the calls of `fit_stack`: states before and after, the report, and options."""
-    seen, real = [], competition.fit_stack
+    """Records of the calls of `continue_fit`: progress before and after, and active networks."""
+    seen, real = [], competition.continue_fit
 
-    def fit_stack(keys, state, *args, **options):
-        after, info = real(keys, state, *args, **options)
-        seen.append((state, after, info, options))
-        return after, info
+    def continue_fit(keys, progress, task, until, active, on_check):
+        after = real(keys, progress, task, until, active, on_check)
+        seen.append((progress, after, active))
+        return after
 
-    monkeypatch.setattr(competition, "fit_stack", fit_stack)
+    monkeypatch.setattr(competition, "continue_fit", continue_fit)
     return seen
 
 
@@ -214,16 +214,23 @@ def test_ties_are_decided_by_order():
 
 def test_losers_are_not_trained_after_their_trial(calls):
     estimate = lower_bounds({"z": four()}, key=KEY, config=CONFIG)["z"]
-    assert [options["active"].sum() for *_, options in calls] == [20, 10, 5]
-    assert [options["first_step"] for *_, options in calls] == [0, 20, 60]
-    assert [len(info.steps_at) - 1 for *_, info, _ in calls[:2]] == [2, 4]
-    assert estimate.steps == sum(info.steps.max() for _, _, info, _ in calls)
-    for before, after, info, options in calls:
-        lost = ~options["active"]
-        assert np.isnan(info.validation_nats[:, lost]).all()
-        assert (info.steps[lost] == 0).all()
-        for old, new in zip(*map(jax.tree.leaves, (before, after)), strict=True):
-            np.testing.assert_array_equal(np.asarray(old)[lost], np.asarray(new)[lost])
+    assert [active.sum() for *_, active in calls] == [20, 10, 5]
+    assert [len(after.validation_nats) - 1 for _, after, _ in calls[:2]] == [2, 6]
+    assert estimate.steps == calls[-1][1].steps.max()
+    for before, after, active in calls:
+        np.testing.assert_array_equal((after.steps > before.steps)[~active], False)
+        for field in ("state", "best", "best_nats", "waited", "drops"):
+            leaves = (jax.tree.leaves(getattr(each, field)) for each in (before, after))
+            for old, new in zip(*leaves, strict=True):
+                np.testing.assert_array_equal(np.asarray(old)[~active], np.asarray(new)[~active])
+
+
+def test_winner_is_trained_as_without_competition():
+    """Trials are pauses."""
+    estimate = lower_bounds({"z": four()}, key=KEY, config=CONFIG)["z"]
+    alone = lower_bounds({"z": four()[1]}, key=KEY, config=CONFIG)["z"]
+    assert estimate.encoders == alone.encoders == ("good",) * FOLDS
+    assert_same(estimate, alone)
 
 
 def test_reports_of_trials_are_joined():
@@ -243,35 +250,16 @@ def test_reports_of_trials_are_joined():
     assert np.isfinite(estimate.history.batch_nats[1:]).all()
 
 
-def test_join_counts_from_the_first_report():
-    def info(steps_at, nats, best_step, steps, converged, finite):
-        columns = np.array(nats, float)
-        arrays = map(np.array, (best_step, steps, converged, finite))
-        return FitInfo(np.array(steps_at), columns, columns, *arrays)
-
-    first = info([0, 10, 20], [[0, 0], [1, 3], [2, 2]], [20, 10], [20, 20], [False] * 2, [True] * 2)
-    second = info([0, 10], [[2, 3], [4, 1]], [10, 0], [10, 10], [True, False], [True, False])
-    joined = competition._join(first, second)
-    np.testing.assert_array_equal(joined.steps_at, [0, 10, 20, 30])
-    np.testing.assert_array_equal(joined.validation_nats, [[0, 0], [1, 3], [2, 2], [4, 1]])
-    np.testing.assert_array_equal(joined.best_step, [30, 10])
-    np.testing.assert_array_equal(joined.steps, [30, 30])
-    np.testing.assert_array_equal(joined.converged, [True, False])
-    np.testing.assert_array_equal(joined.finite, [True, False])
-
-
 @pytest.mark.parametrize(
-    ("check_every", "max_steps", "first_steps", "steps"),
-    [(10, 15, [0], 20), (30, 100, [0, 30, 90], 120)],
+    ("check_every", "max_steps", "checks"), [(10, 15, [2]), (30, 100, [1, 2, 4])]
 )
-def test_trials_are_whole_checks_and_count_as_steps(
-    calls, check_every, max_steps, first_steps, steps
-):
+def test_trials_are_whole_checks_and_count_as_steps(calls, check_every, max_steps, checks):
     config = replace(CONFIG, check_every=check_every, max_steps=max_steps, patience=99)
     estimate = lower_bounds({"z": four()}, key=KEY, config=config)["z"]
-    assert [options["first_step"] for *_, options in calls] == first_steps
+    ends = dict.fromkeys(len(after.validation_nats) - 1 for _, after, _ in calls)
+    assert list(ends) == checks
     assert estimate.encoders == ("good",) * FOLDS
-    assert estimate.steps == estimate.history.steps[-1] == steps
+    assert estimate.steps == estimate.history.steps[-1] == checks[-1] * check_every
     assert not estimate.converged
     assert any(f"limit of {max_steps} steps" in text for text in estimate.warnings)
 
@@ -289,7 +277,7 @@ def test_competition_of_known_shapes_compiles_nothing(compilations):
 def offer(monkeypatch, pairs):
     """Make `lower_bound` let these encoders compete for each name."""
     monkeypatch.setattr(
-        estimation, "_candidates", lambda x, z, *_: {name: list(pairs) for name in z}
+        estimation, "candidate_pairs", lambda x, z, *_, **__: {name: list(pairs) for name in z}
     )
 
 

@@ -110,50 +110,38 @@ def test_train_chunk_inactive_network_stays_as_it_is(mapper):
     assert np.isnan(first_nats[1])
 
 
-def fit_in_parts(*limits, active=None):
-    """`fit_stack` in parts, one after the other."""
-    x, z = equal_widths(240)
-    state, first_step, infos = start(), 0, []
-    for limit in limits:
-        state, info = fitting.fit_stack(
-            jax.random.key(1)[None],
-            state,
-            training.check_data(x, z),
-            TRAIN[None],
-            VALIDATION[None],
-            np.zeros(2, np.int32),
-            len(TEST),
-            SMALL,
-            active=active,
-            first_step=first_step,
-            max_steps=limit,
-        )
-        first_step += limit or 0
-        infos.append(info)
-    return state, infos
+def fit_in_parts(*ends, active=None):
+    """A fit that pauses at these numbers of steps."""
+    data, fold = training.check_data(*equal_widths(240)), np.zeros(2, np.int32)
+    task = fitting.Task(data, TRAIN[None], VALIDATION[None], fold, len(TEST), SMALL)
+    progress = fitting.start_fit(start(), task)
+    for end in ends:
+        progress = fitting.continue_fit(jax.random.key(1)[None], progress, task, end, active)
+    return progress
 
 
-def test_fit_stack_in_parts_draws_the_batches_of_one_fit():
-    whole, (info,) = fit_in_parts(None)
-    parts, (first, second) = fit_in_parts(10, 20)
+def test_continue_fit_in_parts_is_one_fit():
+    whole, parts = fit_in_parts(None), fit_in_parts(10, 10, 20, None)
     assert_trees_equal(parts, whole)
+    state, info = fitted()
+    assert_trees_equal(fitting.chosen_state(parts, SMALL), state)
+    assert_trees_equal(fitting.fit_info(parts, SMALL), info)
     np.testing.assert_array_equal(info.steps_at, [0, 10, 20, 30])
-    for field in ("validation_nats", "batch_nats"):
-        joined = np.concatenate([getattr(first, field), getattr(second, field)[1:]])
-        np.testing.assert_array_equal(joined, getattr(info, field))
-    np.testing.assert_array_equal(first.validation_nats[-1], second.validation_nats[0])
-    np.testing.assert_array_equal(second.steps, [20, 20])
+    # No part exceeds the limit.
+    np.testing.assert_array_equal(fit_in_parts(1000).steps, [30, 30])
 
 
-def test_fit_stack_of_active_networks_leaves_the_others():
-    both, (expected,) = fit_in_parts(None)
-    state, (info,) = fit_in_parts(None, active=np.array([False, True]))
-    assert_trees_equal(network(state, 0), network(start(), 0))
-    assert_trees_equal(network(state, 1), network(both, 1))
-    np.testing.assert_array_equal(info.validation_nats[:, 1], expected.validation_nats[:, 1])
-    assert np.isnan(info.validation_nats[:, 0]).all()
-    assert np.isnan(info.batch_nats[:, 0]).all()
-    np.testing.assert_array_equal(info.steps, [0, 30])
+def test_continue_fit_of_active_networks_leaves_the_others():
+    both, some = fit_in_parts(None), fit_in_parts(None, active=np.array([False, True]))
+    before = fit_in_parts()
+    for field in ("state", "best", "best_nats", "best_step", "steps", "waited", "drops", "done"):
+        got, old, new = (getattr(each, field) for each in (some, before, both))
+        assert_trees_equal(network(got, 0), network(old, 0))
+        assert_trees_equal(network(got, 1), network(new, 1))
+    nats = np.stack(some.validation_nats)
+    np.testing.assert_array_equal(nats[:, 1], np.stack(both.validation_nats)[:, 1])
+    np.testing.assert_array_equal(nats[:, 0], nats[0, 0])
+    assert np.isnan(np.stack(some.batch_nats)[:, 0]).all()
 
 
 # A fit.
