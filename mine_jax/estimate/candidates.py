@@ -137,24 +137,17 @@ def _prepared(
     x: Variable, z: Variable, kinds: tuple[str, str], names: tuple[str, str]
 ) -> list[Pair]:
     """Return what `prepare` does to both sides, with one or two scales of columns."""
-    base = [BASE[kind] for kind in kinds]
-    ways = [(_name(*base), "auto", False)]
+    scales = {_name(*(BASE[kind] for kind in kinds)): "auto"}
     if kinds == ("columns", "labels"):
-        ways = [("both", "both", False)]
+        scales = {"both": "both"}
     if kinds == ("columns", "columns"):
-        ways.append(("standardized", "columns", False))
-    if "images" in kinds:
-        flat = ["components" if kind == "images" else BASE[kind] for kind in kinds]
-        ways.append((_name(*flat), "auto", True))
+        scales["standardized"] = "columns"
+    axes = shared_axes(x.values, z.values, names)
     pairs = []
-    for encoder, scale, flatten in ways:
-        sides = [
-            side.values.reshape(len(side.values), -1) if flatten else side.values for side in (x, z)
-        ]
-        axes = shared_axes(sides[0], sides[1], names) if scale == "auto" else None
+    for encoder, scale in scales.items():
         left, right = (
-            prepare(values, name, scale, axes=axes)
-            for values, name in zip(sides, names, strict=True)
+            prepare(side.values, name, scale, axes=axes)
+            for side, name in zip((x, z), names, strict=True)
         )
         if kinds[0] == "labels":
             left = left.astype(jnp.float32)
@@ -165,7 +158,16 @@ def _prepared(
         for side, kind, name in zip((x, z), kinds, names, strict=True)
         if kind == "many columns" and (share := _share(side.values, name, axes)) < MIN_SHARE
     ]
-    return [pair._replace(warning=" ".join(lost)) for pair in pairs]
+    pairs = [pair._replace(warning=" ".join(lost)) for pair in pairs]
+    if "images" in kinds:
+        flat = [
+            side._replace(values=side.values.reshape(len(side.values), -1), kind="columns")
+            if kind == "images"
+            else side
+            for side, kind in zip((x, z), kinds, strict=True)
+        ]
+        pairs += _prepared(flat[0], flat[1], (_kind(flat[0]), _kind(flat[1])), names)[:1]
+    return pairs
 
 
 def _name(of_x: str, of_z: str) -> str:

@@ -340,16 +340,20 @@ def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
 
 
 def _info_of(infos: Sequence[tuple[FitInfo, int]]) -> FitInfo:
-    """Join the reports of single networks, which may have ended at different checks."""
+    """Join the reports of single networks, up to the last step of any of them."""
     longest = max((info for info, _ in infos), key=lambda info: len(info.steps_at))
-    checks = len(longest.steps_at)
+    steps = max(int(info.steps[network]) for info, network in infos)
+    steps_at = longest.steps_at[longest.steps_at <= steps]
 
     def history(field: str) -> np.ndarray:
-        columns = [getattr(info, field)[:, network] for info, network in infos]
-        return np.stack([np.pad(c, (0, checks - len(c)), mode="edge") for c in columns], axis=1)
+        columns = [getattr(info, field)[: len(steps_at), network] for info, network in infos]
+        missing = [len(steps_at) - len(column) for column in columns]
+        return np.stack(
+            [np.pad(c, (0, m), mode="edge") for c, m in zip(columns, missing, strict=True)], axis=1
+        )
 
     return FitInfo(
-        longest.steps_at,
+        steps_at,
         history("batch_nats"),
         history("validation_nats"),
         *(

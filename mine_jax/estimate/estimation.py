@@ -12,7 +12,7 @@ import numpy as np
 from mine_jax.estimate.candidates import candidates
 from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
-from mine_jax.estimate.preparation import prepare, shared_axes
+from mine_jax.estimate.preparation import check_not_empty, prepare, shared_axes
 from mine_jax.estimate.result import Estimate
 from mine_jax.estimate.splitting import Grouping, group_rows, split
 from mine_jax.estimate.variables import Variable, read_variables
@@ -140,6 +140,8 @@ def candidate_pairs(
     named = (config.x_encoder, config.z_encoder) != ("auto", "auto")
     if config.preparation != "auto" or (config.network != "auto" and not named):
         return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
+    for name, side in {"x": x, **z}.items():
+        check_not_empty(side.values, name)
     rows = split(jax.random.split(key)[0], check_size(len(x.values), config), config, grouping)
     return {
         name: candidates(x, side, rows, ("x", name), config, on_stage) for name, side in z.items()

@@ -85,10 +85,12 @@ def independence_test(
     If X and Z are independent, any pairing of these samples is as likely as theirs, so that the
     rank of Σ_i T(x_i, z_i) among Σ_i T(x_i, z_π(i)) for random permutations π gives an exact
     p-value, (1 + #{at least as large}) / (1 + `permutations`), whatever the networks learned
-    (Lehmann and Romano 2005, theorem 15.2.1). The denominator of a bound is the same for all π. The
-    halves change places, and correlations of columns are tested on all samples, by Σ ρ⁴ of whitened
-    normal scores and permutations of all. The three p-values depend on one another; Bonferroni's
-    correction holds for any dependence.
+    (Lehmann and Romano 2005, section 15.2; Phipson and Smyth 2010). Encoders may have seen these
+    samples, but not their pairing. The denominators of a bound are the same for all π.
+
+    Then the halves are swapped; and correlations of columns are tested on all samples, by Σ ρ⁴ of
+    whitened normal scores, as learning from a half loses power where they are all that there is.
+    The three p-values depend on one another: Bonferroni's correction holds for any dependence.
 
     >>> import numpy as np
     >>> x, noise = np.random.default_rng(0).normal(size=(2, 200))
@@ -139,7 +141,7 @@ def independence_test(
     split_key, permutation_key = jax.random.split(key)[0], jax.random.fold_in(key, 1)
     rows = split(split_key, n, config, grouping)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(permutation_key)))
-    parts = _test_parts(rows, grouping, n)
+    parts = _test_parts(rows, grouping)
     moving = [_exchangeable(part, grouping) for part in (*parts, np.arange(n))]
     warned = tuple(SERIES if each == SERIES_WARNING else each for each in warnings["z"])
     warned += _check_orders(moving, n)
@@ -174,7 +176,7 @@ def independence_test(
 # --- What changes places --------------------------------------------------------------------------
 
 
-def _test_parts(rows: Splits, grouping: Grouping | None, n: int) -> list[NDArray]:
+def _test_parts(rows: Splits, grouping: Grouping | None) -> list[NDArray]:
     """Return the test rows of each fold; with groups all of theirs, which `split` may have cut."""
     if grouping is None:
         return list(rows.test)
@@ -187,7 +189,7 @@ def _exchangeable(rows: NDArray, grouping: Grouping | None) -> list[NDArray]:
     Blocks are cut to one length first, without what is near to their ends.
     """
     if grouping is None:
-        return [rows[:, None]]
+        return [rows[:, None]]  # in random order
     codes = grouping.codes
     if len(grouping.boundaries):
         starts = np.concatenate([[0], grouping.boundaries])

@@ -374,14 +374,19 @@ def _is_reduced(shape: tuple[int, ...], told: bool = False) -> bool:
 def _float_columns(values: ArrayLike, name: str) -> np.ndarray:
     """Check and return samples as columns, (n, d), float32 or float64."""
     values = np.asarray(values)
-    if values.ndim == 0 or values.size == 0:
-        raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
+    check_not_empty(values, name)
     if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
             f"{name} must hold real numbers, or labels as integers, got dtype {values.dtype}"
         )
     dtype = np.float32 if values.dtype == np.float32 else np.float64
     return values.reshape(len(values), -1).astype(dtype, copy=False)
+
+
+def check_not_empty(values: np.ndarray, name: str) -> None:
+    """Raise ValueError unless there are samples and columns."""
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
 
 
 def _check_finite(columns: np.ndarray, name: str) -> None:

@@ -39,8 +39,8 @@ def kinds():
         "five": rng.normal(size=(N, 5)) + latent,
         "two": rng.normal(size=(N, 2)) + latent,
         "one": latent,
-        "counts": np.arange(N) % 12,
         "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
+        "counts": np.arange(N) % 13,
         "words": np.array(["no", "yes"])[(latent[:, 0] > 0).astype(int)],
     }
 
@@ -60,27 +60,33 @@ def widths(pair):
 TABLE = {
     ("images", "colors"): {
         "moments": (30, 30),
-        "components": (100, 20),
+        "ranks / components": (100, 20),
         "patches": (200, 200),
         "eigenmaps": (20, 20),
     },
     ("images", "many"): {
         "moments / components": (30, 20),
-        "components": (100, 20),
+        "ranks / components": (100, 20),
         "patches / eigenmaps": (200, 20),
         "eigenmaps": (20, 20),
     },
+    ("images", "five"): {
+        "moments / ranks": (30, 5),
+        "ranks": (100, 5),
+        "patches / ranks": (200, 5),
+        "eigenmaps / ranks": (20, 5),
+    },
     ("one", "images"): {
         "ranks / moments": (1, 30),
-        "ranks / components": (1, 100),
+        "ranks": (1, 100),
         "ranks / patches": (1, 200),
         "ranks / eigenmaps": (1, 20),
     },
-    ("words", "colors"): {
-        "moments": (30, 2),
-        "components": (20, 2),
-        "patches": (200, 2),
-        "eigenmaps": (20, 2),
+    ("images", "labels"): {
+        "moments": (30, 3),
+        "both": (200, 3),
+        "patches": (200, 3),
+        "eigenmaps": (20, 3),
     },
     ("many", "more"): {"components": (20, 20), "eigenmaps": (20, 20), "canonical": (21, 21)},
     ("many", "five"): {
@@ -96,17 +102,18 @@ TABLE = {
     ("one", "one"): {"ranks": (1, 1), "standardized": (1, 1)},
     ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5), "canonical": (6, 6)},
     ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
-    ("counts", "five"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
+    ("words", "one"): {"both": (2, 2), "both, deep": (2, 2)},
+    ("five", "counts"): {"both": (10, 13), "numbers": (5, 1), "both, deep": (10, 13)},
     ("words", "labels"): {"labels": (2, 3)},
-    ("counts", "labels"): {"labels": (12, 3), "numbers": (2, 3)},
-    ("labels", "counts"): {"labels": (3, 12), "numbers": (2, 3)},
-    ("counts", "counts"): {"labels": (12, 12), "numbers": (1, 1)},
+    ("counts", "labels"): {"labels": (13, 3), "numbers": (2, 3)},
+    ("labels", "counts"): {"labels": (3, 13), "numbers": (2, 3)},
+    ("counts", "counts"): {"labels": (13, 13), "numbers": (1, 1)},
 }
 # Sides of one shape; networks that share layers come with each of them.
 ALIKE = {
     ("images", "images"): {
         "moments": (50, 50),
-        "components": (100, 100),
+        "ranks": (100, 100),
         "patches": (200, 200),
         "eigenmaps": (20, 20),
     },

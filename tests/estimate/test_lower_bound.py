@@ -277,7 +277,8 @@ def test_lower_bound_reports_progress_and_shows_it(capsys):
     assert estimate.nats == of_labels().nats
     assert calls[0] == (0, CONFIG.max_steps, "closed-form starts")
     steps = [done for done, *_ in calls[1:]]
-    assert steps == list(CONFIG.check_every * np.arange(1, len(steps) + 1))
+    assert max(steps) == estimate.steps
+    assert all(done % CONFIG.check_every == 0 for done in steps)
     assert all(maximum == CONFIG.max_steps and "z" in text for _, maximum, text in calls[1:])
 
 
