@@ -16,7 +16,6 @@ from mine_jax.information_plane import (
     PlaneConfig,
     View,
     measure,
-    measurement,
     pairs_of,
 )
 from mine_jax.information_plane.brackets import Bracket, Side
@@ -386,10 +385,3 @@ def test_paired_drop_error_is_that_of_paired_samples():
     assert drop == pytest.approx(0.2)
     # The luck of the samples is in both values: it is not in the error of their difference.
     assert stderr == pytest.approx(0.1 / math.sqrt(400), rel=0.1)
-
-
-def test_progress_bar_shows_the_description_only_if_asked(capsys):
-    for show in (True, False):
-        with measurement.progress_bar("probe at epoch 8", show) as update:
-            update(3, 7, "x;conv1 1.25")
-        assert ("probe at epoch 8" in capsys.readouterr().err) is show
