@@ -140,6 +140,8 @@ def neighbors_are_alike(side: Variable, rows: np.ndarray) -> bool:
         return _labels_are_alike(values)
     columns = values.reshape(len(values), -1)
     if columns.shape[1] > MAX_COLUMNS:
+        largest = max(columns.max(), -columns.min())  # squares of 1e200 overflow
+        columns = columns / (largest if largest > 0 else 1)
         deviation = columns.std(axis=0)
         weights = np.random.default_rng(0).normal(size=(columns.shape[1], 4))
         weights /= np.where(deviation > 0, deviation, np.inf)[:, None]

@@ -150,3 +150,11 @@ def test_neighbors_of_independent_rows_are_no_alarm():
         for labels in (rng.integers(0, 2, 300), rng.integers(0, 25, 300),
                        rng.random(300) < 0.2, np.minimum(rng.geometric(0.3, 300), 9)):  # fmt: skip
             assert not alike(labels)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 0.0])
+def test_neighbors_of_many_huge_or_tiny_columns_are_looked_at(scale):
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(300, 20)), axis=0)
+    assert alike(scale * walk) == (scale > 0)
+    assert not alike(scale * np.random.default_rng(1).permutation(walk))
