@@ -39,8 +39,8 @@ def test_candidates_tell_what_they_prepare():
     many = read_variable(rng.normal(size=(60, 200)))
     images = read_variable(rng.normal(size=(60, 8, 8)))
     stages = []
-    candidates(many, images, rows, ("x", "z"), stages.append)
+    candidates(many, images, rows, ("x", "z"), MineConfig(), stages.append)
     assert stages == ["eigenmaps of x", "patch features of z", "eigenmaps of z"]
     stages.clear()
-    candidates(many, many, rows, ("x", "z"), stages.append)
+    candidates(many, many, rows, ("x", "z"), MineConfig(), stages.append)
     assert stages == ["eigenmaps of x and z", "canonical directions of x and z"]
