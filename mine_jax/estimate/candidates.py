@@ -9,6 +9,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from mine_jax.estimate.canonical import canonical_columns
+from mine_jax.estimate.image_moments import image_shape
 from mine_jax.estimate.pairs import Pair
 from mine_jax.estimate.preparation import (
     MAX_RANKED_COLUMNS,
@@ -72,7 +73,7 @@ def candidates(
     wanted = config.x_encoder, config.z_encoder
     if x.kind == "labels" and z.kind != "labels":
         x, z, names, wanted = z, x, names[::-1], wanted[::-1]
-    if any(encoder == "convolutional" or isinstance(encoder, nn.Module) for encoder in wanted):
+    if any(_is_trained(encoder) for encoder in wanted):
         return [_trained(x, z, names, wanted)]
     kinds = _kind(x), _kind(z)
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
@@ -108,13 +109,27 @@ def candidates(
     return pairs
 
 
+def _is_trained(encoder: str | nn.Module) -> bool:
+    return encoder == "convolutional" or isinstance(encoder, nn.Module)
+
+
 def _trained(
     x: Variable, z: Variable, names: tuple[str, str], wanted: tuple[str | nn.Module, ...]
 ) -> Pair:
     """Return a pair whose encoder of a side is trained with the statistics network."""
     arrays = []
     for side, name, encoder in zip((x, z), names, wanted, strict=True):
-        trained = encoder != "auto"
+        trained = _is_trained(encoder)
+        if not trained and encoder != "auto":
+            raise ValueError(
+                f'the encoder of {name} must be "auto" or trained, as that of the other side is '
+                f"trained; got {encoder!r}"
+            )
+        if encoder == "convolutional" and image_shape(side.shape, told=True) is None:
+            raise ValueError(
+                f'"convolutional" takes images, (n, h, w) or (n, h, w, c), but {name} has the '
+                f"shape {side.shape}; reshape it or choose another encoder"
+            )
         values = side.values.reshape(side.shape) if trained else side.values
         arrays.append(prepare(values, name, keep_shape=trained))
     modules = tuple(encoder if isinstance(encoder, nn.Module) else "auto" for encoder in wanted)

@@ -142,7 +142,7 @@ def train_groups(
     """Fit the networks of all groups; in each fold those of one encoder for each name stay active.
 
     Args:
-      groups: pairs under (name, encoder), with about as many encoders for each name.
+      groups: pairs under (name, encoder).
       rows: the split.
       keys: for the first weights, (), and for the batches, (folds,).
       earlier: states to start from, by (name, encoder); None to start cold.

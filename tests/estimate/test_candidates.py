@@ -265,3 +265,31 @@ def test_candidates_canonical_of_more_columns_than_it_takes():
     sides = read_variable(columns), read_variable(kinds()["labels"])
     pairs = {pair.encoder: pair for pair in candidates(*sides, ROWS, ("x", "z"), CONFIG)}
     assert widths(pairs["canonical"]) == (4, 3)
+
+
+def candidates_of(x, z, **encoders):
+    sides = (read_variable(kinds()[name], name) for name in (x, z))
+    return candidates(*sides, ROWS, (x, z), MineConfig(**encoders))
+
+
+def test_candidates_trained_encoder_keeps_the_shape_of_its_side_alone():
+    (pair,) = candidates_of("images", "many", x_encoder="convolutional")
+    left, right = (side.measured for side in pair.of_fold(0))
+    assert (left.shape, right.shape) == ((N, 10, 10, 1), (N, NUM_COMPONENTS))
+    assert pair.encoder == "trained"
+
+
+@pytest.mark.parametrize(
+    ("encoders", "message"),
+    [
+        ({"x_encoder": "foo"}, "encoder of images must be one of .*'moments'.*got 'foo'"),
+        ({"z_encoder": "convolutional"}, r"takes images.*five has the shape \(200, 5\)"),
+        (
+            {"x_encoder": "convolutional", "z_encoder": "ranks"},
+            'encoder of five must be "auto" or trained.*ranks',
+        ),
+    ],
+)
+def test_candidates_refuse_encoders_that_do_not_fit(encoders, message):
+    with pytest.raises(ValueError, match=message):
+        candidates_of("images", "five", **encoders)
