@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from mine_jax.estimate.canonical import canonical_columns
-from mine_jax.estimate.image_moments import image_shape
+from mine_jax.estimate.canonical import MAX_DIRECTIONS, canonical_columns
+from mine_jax.estimate.image_moments import flattened_shape, image_shape
 from mine_jax.estimate.pairs import Pair
 from mine_jax.estimate.preparation import (
     MAX_RANKED_COLUMNS,
@@ -31,6 +31,7 @@ NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
 BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
+SAME = 0.99  # correlation of columns with their normal scores from which on these suffice
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
@@ -50,7 +51,7 @@ def candidates(
     | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
     | columns | normal scores; standardized columns, logarithmic in the tails |
     | columns beside labels | both of these at once, with two and with three hidden layers |
-    | columns on both sides, or many beside labels | canonical directions |
+    | more than `MAX_DIRECTIONS` columns on both sides, or many on one | canonical directions |
     | labels | one-hot columns; numbers of few values as numbers, too |
 
     Where both sides are images, or many columns, of one shape, they are encoded alike, and networks
@@ -76,8 +77,11 @@ def candidates(
     if any(_is_trained(encoder) for encoder in wanted):
         return [_trained(x, z, names, wanted)]
     kinds = _kind(x), _kind(z)
+    free = wanted == ("auto", "auto")
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
+    if free and kinds == ("columns", "columns") and _are_normal(*pairs):
+        del pairs[1]
     pairs += _learned(x, z, kinds, names, alike, on_stage)
     if _have_directions(x, z, kinds):
         on_stage(f"canonical directions of {names[0]} and {names[1]}")
@@ -106,7 +110,15 @@ def candidates(
             raise ValueError(
                 "shared must be False for x and z of different kinds or shapes, or of few columns"
             )
-    return pairs
+    pixels = [
+        f"The columns of {name} seem to be the pixels of images; if so, pass it as (n, "
+        f"{', '.join(map(str, shape))}), as encoders of images see more."
+        for side, kind, name in zip((x, z), kinds, names, strict=True)
+        if kind == "many columns" and (shape := flattened_shape(side.values)) is not None
+    ]
+    if not pixels:
+        return pairs
+    return [pair._replace(warning=" ".join([pair.warning, *pixels]).strip()) for pair in pairs]
 
 
 def _is_trained(encoder: str | nn.Module) -> bool:
@@ -183,6 +195,16 @@ def _prepared(
         ]
         pairs += _prepared(flat[0], flat[1], (_kind(flat[0]), _kind(flat[1])), names)[:1]
     return pairs
+
+
+def _are_normal(ranks: Pair, standardized: Pair) -> bool:
+    """Tell whether columns are normal by themselves, so that their normal scores change little."""
+    for scores, columns in zip(ranks.of_fold(0), standardized.of_fold(0), strict=True):
+        # Both have unit variance; constant columns are zero.
+        difference = np.asarray(scores.measured) - np.asarray(columns.measured)
+        if np.square(difference).mean(axis=0).max() > 2 * (1 - SAME):
+            return False
+    return True
 
 
 def _name(of_x: str, of_z: str) -> str:
@@ -300,10 +322,11 @@ def _scaled(columns: NDArray, name: str) -> NDArray:
 
 
 def _have_directions(x: Variable, z: Variable, kinds: tuple[str, str]) -> bool:
-    """Tell whether canonical directions may help: beside labels only where columns are many."""
+    """Tell whether canonical directions may help: of fewer columns networks find them as well."""
     if "images" in kinds or kinds[0] == "labels" or kinds == ("columns", "labels"):
         return False
-    return all(side.kind == "labels" or side.values.shape[1] > 1 for side in (x, z))
+    widths = [side.values.shape[1] for side in (x, z) if side.kind != "labels"]
+    return min(widths) > (1 if "many columns" in kinds else MAX_DIRECTIONS)
 
 
 def _canonical(

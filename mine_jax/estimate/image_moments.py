@@ -1,5 +1,7 @@
 """Moments of images up to the second order: where their contrast is and how it is spread."""
 
+import math
+
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -10,6 +12,9 @@ MAX_CHANNELS = 4  # gray or RGB, with or without alpha; more are the channels of
 MIN_TOLD_SIDE = 4  # pixels of images that the caller calls so
 MIN_ELLIPTICITY = 0.05  # shapes below have no direction
 MIN_WEIGHT = 1e-20  # total weight below which an image has no contrast
+SAMPLE_ROWS = 500  # that tell whether columns are pixels
+# Median correlation of a pixel with the one below, and how much less that with one in between is.
+MIN_LIKENESS, MIN_DIFFERENCE = 0.3, 0.2
 BLOCK_ELEMENTS = 1 << 16  # numbers in a block of images: bounds the memory in float64
 
 
@@ -30,6 +35,37 @@ def image_shape(shape: tuple[int, ...], told: bool = False) -> tuple[int, int, i
         return None
     n, height, width, channels = (*shape, 1)[:4]
     return (n, height, width, channels) if told or channels <= MAX_CHANNELS else None
+
+
+def flattened_shape(columns: np.ndarray) -> tuple[int, ...] | None:
+    """Return (h, h) or (h, h, 3) if columns seem to be the pixels of square images, else None.
+
+    A pixel is more like the one below it, h columns on, than like the one halfway there; columns
+    of a smooth curve are not, nor are features in any order.
+
+    Args:
+      columns: (n, d), finite.
+    """
+    for channels in (1, 3):
+        side = math.isqrt(columns.shape[1] // channels)
+        if side < MIN_IMAGE_SIDE or side * side * channels != columns.shape[1]:
+            continue
+        some = columns[:: max(1, len(columns) // SAMPLE_ROWS)].astype(np.float64)
+        some -= some.mean(axis=0)
+        norms = np.sqrt(np.square(some).sum(axis=0))
+        step = side * channels
+        below, between = (_likeness(some, norms, lag) for lag in (step, step // 2))
+        if below > max(MIN_LIKENESS, between + MIN_DIFFERENCE):
+            return (side, side, channels)[: 2 if channels == 1 else 3]
+    return None
+
+
+def _likeness(columns: np.ndarray, norms: np.ndarray, lag: int) -> float:
+    """Return the median correlation of columns with those `lag` columns on; 0 if constant."""
+    products = np.einsum("nd,nd->d", columns[:, :-lag], columns[:, lag:])
+    scales = norms[:-lag] * norms[lag:]
+    vary = scales > 0
+    return float(np.median(products[vary] / scales[vary])) if vary.any() else 0.0
 
 
 def moments(images: ArrayLike) -> np.ndarray:

@@ -64,11 +64,17 @@ def group_pairs(pairs: Mapping[Any, Pair], config: MineConfig) -> list[Group]:
     Those are networks of one kind, with the same number of classes, or with numbers of columns that
     differ by less than a factor of `MAX_PADDING`: narrower samples are padded.
     """
+    # Names of encoders chose the pairs; networks know modules alone.
+    named = {
+        side: "auto"
+        for side in ("x_encoder", "z_encoder")
+        if isinstance(getattr(config, side), str)
+    }
     groups: dict[tuple, list[Any]] = {}
     configs = {}
     for name, pair in pairs.items():
         x, z = (side.measured for side in pair.of_fold(0))
-        own = dataclasses.replace(config, **dict(pair.overrides))
+        own = dataclasses.replace(config, **(named | dict(pair.overrides)))
         if own.network == "auto":
             chosen = "separable" if own.shared is True else choose_network(x, z)
             own = dataclasses.replace(own, network=chosen)

@@ -73,7 +73,7 @@ class Estimate:
       converged: training ended because the validation samples showed no improvement.
       history: values at each check.
       state: the networks, folds on the first axis, to warm-start from (`init=`); by encoder where
-        folds chose different ones.
+        folds chose different ones. As trained, where T = 0 gave the value, too.
       warnings: sentences on why not to trust the value.
       influence: influence of each test sample on the value, (folds, r), see `bounds.HeldOut`.
       form: "donsker_varadhan", "infonce" or "nwj": the bound whose value this is, chosen on the
@@ -112,6 +112,11 @@ def make_estimate(
 ) -> Estimate:
     """Build the estimate of one pair of variables from the networks of its folds.
 
+    A fold whose value on the validation samples is no more than a standard error reports T = 0,
+    whose value is 0: of many states and encoders one always seems better than nothing (the rule of
+    one standard error, Breiman et al. 1984, section 3.4.3). With `reported_state="last"` no state
+    is chosen, and none is replaced.
+
     Args:
       test: values on test samples in both forms, folds in front.
       validation: likewise on validation samples.
@@ -134,6 +139,14 @@ def make_estimate(
     test_values, validation_values = (
         HeldOut(*map(in_form, *forms)) for forms in (test, validation)
     )
+    train_values = in_form(*train)
+    if config.reported_state == "best":
+        learned = ~(validation_values.nats <= validation_values.stderr)  # True for nan
+        test_values, validation_values = (
+            HeldOut(*(np.where(learned.reshape(-1, *[1] * (a.ndim - 1)), a, 0) for a in values))
+            for values in (test_values, validation_values)
+        )
+        train_values = np.where(learned, train_values, 0)
     raw, stderr = mean_over_folds(test_values)
     if groups is not None:
         stderr = grouped_stderr(test_values, groups)
@@ -147,7 +160,7 @@ def make_estimate(
         stderr=stderr,
         validation_nats=validation_nats,
         validation_stderr=validation_stderr,
-        train_nats=float(in_form(*train).mean()),
+        train_nats=float(train_values.mean()),
         ceiling_nats=ceiling,
         steps=int(info.steps.max()),
         converged=bool(info.converged.all() and info.finite.all()),

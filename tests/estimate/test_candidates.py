@@ -36,8 +36,10 @@ def kinds():
         "many": low_rank + 0.1 * latent,
         "other many": rng.normal(size=(N, 150)) + latent,
         "more": low_rank @ rng.normal(size=(150, 200)),
-        "five": rng.normal(size=(N, 5)) + latent,
+        "five": np.exp(rng.normal(size=(N, 5)) + latent),
         "two": rng.normal(size=(N, 2)) + latent,
+        "thirty": rng.normal(size=(N, 30)) + latent,
+        "normal": rng.normal(size=(N, 2)),
         "one": latent,
         "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
         "counts": np.arange(N) % 12,
@@ -97,10 +99,13 @@ TABLE = {
     ("one", "many"): {"ranks / components": (1, 20), "ranks / eigenmaps": (1, 20)},
     ("many", "labels"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
     ("labels", "many"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
-    ("five", "two"): {"ranks": (5, 2), "standardized": (5, 2), "canonical": (3, 3)},
+    ("five", "two"): {"ranks": (5, 2), "standardized": (5, 2)},
     ("five", "one"): {"ranks": (5, 1), "standardized": (5, 1)},
-    ("one", "one"): {"ranks": (1, 1), "standardized": (1, 1)},
-    ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5), "canonical": (6, 6)},
+    ("one", "one"): {"ranks": (1, 1)},
+    ("normal", "one"): {"ranks": (2, 1)},
+    ("normal", "five"): {"ranks": (2, 5), "standardized": (2, 5)},
+    ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5)},
+    ("thirty", "thirty"): {"ranks": (30, 30), "canonical": (21, 21)},
     ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
     ("words", "one"): {"both": (2, 2), "both, deep": (2, 2)},
     ("five", "counts"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
@@ -257,6 +262,16 @@ def test_candidates_with_lost_variance_say_so():
     assert abs(percent - 100 * variances[:NUM_COMPONENTS].sum() / variances.sum()) < 2
     assert not pairs["eigenmaps"].warning
     assert not pairs["canonical"].warning
+
+
+def test_candidates_of_pixels_without_the_shape_of_images_say_so():
+    place = np.arange(12)[None, None] - 5.5 - np.tanh(kinds()["one"])[:, :, None]
+    flat = (np.exp(-(place**2) / 2) * np.ones((1, 12, 1))).reshape(N, 144)
+    flat = read_variable(flat + 0.01 * np.random.default_rng(0).normal(size=(N, 144)))
+    pairs = candidates(flat, read_variable(kinds()["five"]), ROWS, ("gray", "z"), CONFIG)
+    assert len(pairs) == 3
+    sentence = "The columns of gray seem to be the pixels of images; if so, pass it as (n, 12, 12)"
+    assert all(sentence in pair.warning for pair in pairs)
 
 
 def test_candidates_canonical_of_more_columns_than_it_takes():

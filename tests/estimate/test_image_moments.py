@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from mine_jax.estimate.image_moments import image_shape, moments
+from mine_jax.estimate.image_moments import flattened_shape, image_shape, moments
 
 SIDE = 20
 
@@ -103,3 +103,16 @@ def test_image_shape_follows_callers_who_know():
         assert image_shape(shape) is None
         assert image_shape(shape, told=True) == shape
     assert image_shape((9, 3, 28), told=True) is None
+
+
+def test_flattened_shape_finds_the_sides_of_pixels_alone():
+    images = ellipses()[0]
+    rng = np.random.default_rng(0)
+    pixels = images.reshape(len(images), -1)
+    assert flattened_shape(pixels) == (SIDE, SIDE)
+    colors = images * rng.uniform(0.5, 1, (len(images), 1, 1, 3))
+    assert flattened_shape(colors.reshape(len(images), -1)) == (SIDE, SIDE, 3)
+    smooth = np.cumsum(rng.normal(size=(200, 400)), axis=1)
+    latent = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 400))
+    others = [pixels[:, rng.permutation(400)], pixels[:, :399], pixels[:, :49], smooth, latent]
+    assert [flattened_shape(other) for other in (*others, np.ones((200, 400)))] == [None] * 6

@@ -99,6 +99,26 @@ def test_make_estimate_form_follows_validation_of_each_fold():
     assert make(bound="nwj").form == "nwj"
 
 
+def test_make_estimate_reports_zero_for_folds_that_validation_does_not_tell_from_zero():
+    doubtful = {"validation": [0.04, 0.06], "validation_infonce": 0.0}  # errors of 0.05
+    estimate = make(nats=[-0.3, 0.2], stderr=[0.2, 0.04], train=[0.8, 0.4], **doubtful)
+    assert estimate.nats == pytest.approx(0.1)
+    assert estimate.stderr == pytest.approx(0.02)
+    assert estimate.validation_nats == pytest.approx(0.03)
+    assert estimate.validation_stderr == pytest.approx(0.025)
+    assert estimate.train_nats == pytest.approx(0.2)
+    assert not estimate.influence[0].any()
+    assert estimate.influence[1].all()
+    grouped = make(nats=[-0.3, 0.2], groups=np.arange(200).reshape(2, 100) // 5, **doubtful)
+    assert grouped.nats == pytest.approx(0.1)
+    assert grouped.stderr < 0.2  # the spread of the folds' values, 0 and 0.2
+    # A state that was not chosen is not replaced; nor one without a value.
+    last = make(nats=[-0.3, 0.2], reported_state="last", **doubtful)
+    assert last.nats == pytest.approx(-0.05)
+    nothing = {"infonce": np.nan, "validation": np.nan, "validation_infonce": np.nan}
+    assert math.isnan(make(nats=np.nan, **nothing).nats)
+
+
 def test_make_estimate_value_above_ceiling_is_capped():
     estimate = make(nats=CEILING + 1, train=CEILING)
     assert estimate.nats == estimate.ceiling_nats
