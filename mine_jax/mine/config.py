@@ -100,7 +100,8 @@ class MineConfig:
       check_every: steps between two evaluations on the validation samples.
       patience: checks without improvement before a learning-rate drop, or the end.
       min_improvement: smallest gain on the validation samples that counts, in nats.
-      lr_drops: learning-rate drops, to a third each, before training ends.
+      lr_drops: learning-rate drops, to a third each, before training ends; none for a network that
+        did not improve on its start.
       max_steps: limit on the number of steps, rounded up to whole checks.
       reported_state: "best" on the validation samples, or "last".
       folds: number of equal parts of the samples, one of which is for testing.

@@ -57,10 +57,10 @@ def fit(
     Every `check_every` steps the averaged weights are evaluated on the validation samples: by the
     larger one of the Donsker–Varadhan and the InfoNCE form, the former up to a nat below the log of
     the number of test samples. After `patience` checks without improvement a network returns to its
-    best state and continues at a third of the learning rate; after `lr_drops` of those it has
-    converged, as it has where the value is the largest that the validation samples can give. Each
-    network decides for itself; the fit ends with the last one. With
-    `reported_state="last"` it neither returns to the best state nor reports it.
+    best state and continues at a third of the learning rate; after `lr_drops` of those, or where
+    its start is still the best, it has converged, as it has where the value is the largest that the
+    validation samples can give. Each network decides for itself; the fit ends with the last one.
+    With `reported_state="last"` it neither returns to the best state nor reports it.
 
     Args:
       key: a PRNG key.
@@ -252,13 +252,16 @@ def _one_chunk(
     back = impatient & (~np.isfinite(nats) if last else True)
     if back.any():
         state = stack.choose(back, best, state)
-    ended = (impatient & (progress.drops >= config.lr_drops)) | (~idle & (nats >= enough))
+    best_step = np.where(better, steps, progress.best_step)
+    # What does not improve on its start at one rate does not at a lower one, unless it diverged.
+    last_rate = (progress.drops >= config.lr_drops) | ((best_step == 0) & np.isfinite(nats))
+    ended = (impatient & last_rate) | (~idle & (nats >= enough))
     done = progress.done | ended
     return Progress(
         state=state,
         best=best,
         best_nats=np.where(better, nats, progress.best_nats),
-        best_step=np.where(better, steps, progress.best_step),
+        best_step=best_step,
         steps=steps,
         waited=np.where(impatient, 0, waited),
         drops=progress.drops + (impatient & ~done),

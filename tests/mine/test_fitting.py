@@ -277,7 +277,8 @@ DECISIONS = {
     # 0.505 is better than 0.5 but no improvement; then 0.4: a drop. 0.3, 0.2: the end.
     "drop, then end": ([0, 0.5, 0.505, 0.4, 0.3, 0.2], [1, 1, 1, DROP, DROP], 20, True),
     "patience restarts": ([0, 0.1, 0.05, 0.2, 0.15, 0.3, 0.2], [1, 1, 1, 1, 1, 1], 50, False),
-    "start is best": ([0.5, 0.4, 0.3, 0.2, 0.1], [1, 1, DROP, DROP], 0, True),
+    "start is best": ([0.5, 0.4, 0.3], [1, 1], 0, True),
+    "start is best, then not finite": ([0.5, np.nan, 0.3, 0.4], [1, DROP, DROP], 0, True),
     "not finite": ([0, 0.2, np.nan, 0.3, -np.inf], [1, 1, DROP, DROP], 30, True),
     "start is not finite": ([np.nan, -1, -0.5], [1, 1], 20, False),
 }
@@ -299,12 +300,12 @@ def test_fit_decisions_of_one_network_are_its_own(scripted, case):
 
 
 def test_fit_ends_with_its_last_network(scripted):
-    falling, rising = [0.5, 0.4, 0.3, 0.2, 0.1, 9, 9], [0, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2]
+    falling, rising = [0.5, 0.4, 0.3, 9, 9, 9, 9], [0, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2]
     steps, info, rates = scripted(*zip(falling, rising, strict=True))
-    np.testing.assert_array_equal(info.steps, [40, 60])
+    np.testing.assert_array_equal(info.steps, [20, 60])
     np.testing.assert_array_equal(steps, [0, 20])
-    np.testing.assert_array_equal(rates[4:, 0], 0)
-    np.testing.assert_allclose(info.validation_nats[4:, 0], 0.1)
+    np.testing.assert_array_equal(rates[2:, 0], 0)
+    np.testing.assert_allclose(info.validation_nats[2:, 0], 0.3)
 
 
 LARGEST = np.log(len(VALIDATION))
