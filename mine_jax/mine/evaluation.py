@@ -323,8 +323,9 @@ def _held_out(
             scores = training.score_batch(state.average, state.gaussian, batch, config)
             return scores.joint, scores.rows
 
-        scores = blocks.map_blocks(score_classes, places, number, sizes.columns)
-        value = bounds.held_out_discrete(*scores, jnp.log(weights), config.bound, real)
+        scores, of_classes = blocks.map_blocks(score_classes, places, number, sizes.columns)
+        log_weights = jnp.log(weights)
+        value = bounds.held_out_discrete(scores, of_classes, log_weights, config.bound, real)
         return cut(value), cut(value)
 
     def encode(side: int, rows: Array) -> Any:
