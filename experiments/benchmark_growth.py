@@ -53,6 +53,7 @@ def chunk_call(data: "Data", config: "MineConfig", steps: int) -> Callable[[], A
                 np.ones(networks, bool),
                 np.full(networks, config.learning_rate, np.float32),
                 jax.random.split(jax.random.key(1), 1),
+                np.int32(0),
                 batches,
                 np.zeros(networks, np.int32),
                 data,

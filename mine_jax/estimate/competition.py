@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mine_jax import devices
+from mine_jax.compilation import jit
 from mine_jax.estimate.gaussian_start import choose_start
 from mine_jax.estimate.pairs import (
     Group,
@@ -20,10 +20,19 @@ from mine_jax.estimate.pairs import (
     stack_group,
 )
 from mine_jax.estimate.result import Estimate, make_estimate
-from mine_jax.estimate.splitting import Grouping, Splits, sizes, split, unused_warning
-from mine_jax.mine import FitInfo, MineConfig, MineState, stack
-from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes
+from mine_jax.estimate.splitting import (
+    Grouping,
+    Splits,
+    pad_splits,
+    sizes,
+    split,
+    split_key,
+    unused_warning,
+)
+from mine_jax.mine import FitInfo, HeldOut, MineConfig, MineState, stack
+from mine_jax.mine.evaluation import evaluate_rows, evaluate_values, normalizes, num_shuffles
 from mine_jax.mine.fitting import Progress, Task, chosen_state, continue_fit, fit_info, start_fit
+from mine_jax.mine.padding import next_power_of_two, pad_rows
 from mine_jax.mine.stack import Array
 from mine_jax.mine.training import check_same_shapes
 from mine_jax.progress import OnProgress
@@ -77,6 +86,7 @@ def lower_bounds(
     round_number: int = 0,
     on_progress: OnProgress | None = None,
     grouping: Grouping | None = None,
+    padded: bool = False,
 ) -> dict[str, Estimate]:
     """Estimate many pairs of prepared samples, networks of a kind at once.
 
@@ -96,6 +106,8 @@ def lower_bounds(
       on_progress: called after each check with the number of steps, their maximum, and the values
         of the networks on the validation samples as text.
       grouping: rows that stay together, see `split`.
+      padded: pad samples and rows to those of the next power of two, so that no program is compiled
+        for each n; it takes up to twice the memory, and changes results up to rounding.
 
     Returns:
       The estimates, by the same names.
@@ -112,14 +124,15 @@ def lower_bounds(
         by_trials.setdefault(compete, {}).update({(name, pair.encoder): pair for pair in of_name})
     entries = {entry: pair for alike in by_trials.values() for entry, pair in alike.items()}
     n = num_samples(entries, config)
-    rows = split(jax.random.split(key)[0], n, config, grouping)
+    rows = split(split_key(key), n, config, grouping)
+    num_rows = next_power_of_two(n) if padded else None
     earlier = None if init is None else _earlier_states(init, entries, config)
     keys = round_keys(key, round_number, len(rows.train))
     winners = [
         training
         for alike in by_trials.values()
         for training in train_groups(
-            group_pairs(alike, config), rows, keys, earlier, chosen, on_progress
+            group_pairs(alike, config, num_rows), rows, keys, earlier, chosen, on_progress
         )
     ]
     test_groups = None if grouping is None else grouping.codes[rows.test]
@@ -164,6 +177,7 @@ def train_groups(
     return [_fit(each, keys[1], None, on_progress) for each in trainings]
 
 
+@jit(static_argnames=("folds",), fast_compile=True)
 def round_keys(key: Array, round_number: int, folds: int) -> tuple[Array, Array]:
     """Return the key of the first weights and the keys of the folds' batches."""
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], round_number))
@@ -190,6 +204,7 @@ def _start(
                 [stack.resize(earlier[name], padded) for name in group.names]
             )
         num_test = rows.test.shape[1]
+        rows = pad_splits(rows, group.num_rows, group.config)
         state = choose_start(
             *(state, before, data, rows.train, rows.validation, fold, num_test, group.config),
             is_noise_alone(group),
@@ -316,27 +331,36 @@ def report(
 
 def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     """Evaluate the active networks on the three kinds of samples."""
-    state, task = training.state, training.task
+    state, active, task = training.state, training.active, training.task
     data, fold, config = task.data, task.fold, task.config
-    num_test = rows.test.shape[1]
-    active = None if training.active.all() else training.active
+    width = task.validation_rows.shape[1]
     normalize = normalizes(data, config)
-    over = jnp.asarray(rows.train)[fold] if normalize else None
+    over = task.train_rows[fold] if normalize else None
+
+    def held_out(part: np.ndarray, over: np.ndarray | None) -> tuple[HeldOut, HeldOut]:
+        values = evaluate_rows(state, data, pad_rows(part, width)[fold], config, over, active)
+        first, second = (HeldOut(*map(np.asarray, form)) for form in values)
+        return _cut(first, part.shape[1]), _cut(second, part.shape[1])
+
+    train_rows = rows.train[:, : rows.test.shape[1]]
     with devices.for_networks(len(fold)):
-        test, validation = (
-            jax.tree.map(
-                np.asarray,
-                evaluate_rows(state, data, jnp.asarray(part)[fold], config, over, active),
-            )
-            for part in (rows.test, rows.validation)
-        )
-        train_rows = jnp.asarray(rows.train[:, :num_test])[fold]
-        train = jax.tree.map(
-            np.asarray, evaluate_values(state, training.active, data, train_rows, config)
-        )
+        test, validation = held_out(rows.test, over), held_out(rows.validation, over)
+        # By a program that is compiled already.
+        if num_shuffles(data, config) is None:
+            places = pad_rows(train_rows, width)[fold]
+            values = evaluate_values(state, active, data, places, config, None, None)
+            train = np.asarray(values[0]), np.asarray(values[1])
+        else:
+            forms = held_out(train_rows, None)
+            train = np.asarray(forms[0].nats), np.asarray(forms[1].nats)
     if normalize:  # training samples cannot normalize their own scores; InfoNCE does so by itself
         train = train[1], train[1]
     return HeldOutParts(test, validation, train)
+
+
+def _cut(value: HeldOut, number: int) -> HeldOut:
+    """Leave out the influences of padding."""
+    return value._replace(influence=value.influence[:, :number])
 
 
 def _info_of(infos: Sequence[tuple[FitInfo, int]]) -> FitInfo:

@@ -14,7 +14,7 @@ from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
 from mine_jax.estimate.preparation import check_not_empty, prepare, shared_axes
 from mine_jax.estimate.result import Estimate
-from mine_jax.estimate.splitting import Grouping, group_rows, split
+from mine_jax.estimate.splitting import Grouping, group_rows, split, split_key
 from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import MineConfig, MineState, Samples, is_labels
 from mine_jax.mine.stack import Array
@@ -121,6 +121,7 @@ def lower_bound(
             encoders=encoders,
             grouping=grouping,
             on_progress=report,
+            padded=True,
         )
     for name, estimate in estimates.items():
         all_warnings = estimate.warnings + warnings[name]
@@ -142,7 +143,7 @@ def candidate_pairs(
         return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
     for name, side in {"x": x, **z}.items():
         check_not_empty(side.values, name)
-    rows = split(jax.random.split(key)[0], check_size(len(x.values), config), config, grouping)
+    rows = split(split_key(key), check_size(len(x.values), config), config, grouping)
     return {
         name: candidates(x, side, rows, ("x", name), config, on_stage) for name, side in z.items()
     }

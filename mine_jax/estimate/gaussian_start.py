@@ -18,6 +18,7 @@ from mine_jax.compilation import jit
 from mine_jax.mine import MineConfig, MineState, stack
 from mine_jax.mine.evaluation import validation_nats
 from mine_jax.mine.gaussian import GaussianPart
+from mine_jax.mine.padding import num_rows
 from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import sums_over_classes
 
@@ -69,8 +70,8 @@ def choose_start(
       fresh: untrained networks.
       earlier: networks of an earlier round; None for a cold start.
       data: samples of the stack.
-      train_rows: (folds, m).
-      validation_rows: (folds, s).
+      train_rows: (folds, m); they may end in padding, see `padding`.
+      validation_rows: (folds, s); likewise.
       fold: the fold of each network, (networks,).
       num_test: number of test samples of a fold.
       config: the configuration.
@@ -90,7 +91,7 @@ def choose_start(
         candidates += renewed
     if earlier is not None:
         candidates.insert(1, earlier)
-    rows, over = (jnp.asarray(part)[fold] for part in (validation_rows, train_rows))
+    rows, over = validation_rows[fold], train_rows[fold]
     return _best(candidates, data, rows, over, num_test, config)
 
 
@@ -131,8 +132,8 @@ def _closed_forms(
 def _best(
     candidates: list[MineState],
     data: Data,
-    rows: Array,
-    train_rows: Array,
+    rows: np.ndarray,
+    train_rows: np.ndarray,
     num_test: int,
     config: MineConfig,
 ) -> MineState:
@@ -142,7 +143,7 @@ def _best(
         nats = validation_nats(candidate, active, data, rows, train_rows, num_test, config)
         nats = np.where(np.isfinite(nats), nats, -np.inf)
         if number == 0:
-            best_nats = nats + MIN_START_GAIN / np.sqrt(rows.shape[1])
+            best_nats = nats + MIN_START_GAIN / np.sqrt(num_rows(rows))
             continue
         better = nats > best_nats
         if better.any():
@@ -196,7 +197,7 @@ def canonical_form(
             _side(data.x, x_index, train_rows[fold], validation_rows[fold]),
             _side(data.z, z_index, train_rows[fold], validation_rows[fold]),
         ]
-        m = train_rows.shape[1]
+        m, number = (num_rows(rows) for rows in (train_rows, validation_rows))
         roots = []
         for side in sides:
             covariance = side.train.T @ side.train / m
@@ -210,19 +211,19 @@ def canonical_form(
         for side, root, directions in zip(sides, roots, (u, v.T), strict=True):
             directions = root.T @ directions[:, :k]
             squares = jnp.sum(jnp.square(directions), axis=0)
-            spread = jnp.std(side.train @ directions, axis=0)
+            spread = jnp.sqrt(jnp.sum(jnp.square(side.train @ directions), axis=0) / m)
             mean_variance = jnp.sum(jnp.square(side.train)) / m / side.columns
             least = MIN_RELATIVE_SPREAD * jnp.sqrt(squares * mean_variance) + 1e-6
             directions = directions / jnp.where(spread > least, spread, jnp.inf)[None]
-            values = side.validation @ directions
-            values -= values.mean(axis=0)[None]
-            projected.append(values * _inverse_spread(values)[None])
+            values = _centered(side.validation @ directions, validation_rows[fold])[0]
+            projected.append(values * _inverse_spread(values, number)[None])
             projections.append(jnp.pad(directions, ((0, 0), (0, width - k))))
         a, b = projected
         # A constant column has no correlation, and its place is after all others.
         varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0)
-        one_minus_rho = isotonic(jnp.where(varies, jnp.mean((a - b) ** 2, axis=0) / 2, 2.0))
-        gap = _gap(one_minus_rho, a, b, validation_rows.shape[1])
+        differences = jnp.sum((a - b) ** 2, axis=0) / number
+        one_minus_rho = isotonic(jnp.where(varies, differences / 2, 2.0))
+        gap = _gap(one_minus_rho, a, b, number)
         gap = jnp.pad(gap, (0, width - k), constant_values=1.0)
         return Correlated(sides[0].mean, projections[0], sides[1].mean, projections[1], gap)
 
@@ -256,20 +257,20 @@ def paired_form(
     def one(
         fold: Array, x_index: Array, z_index: Array, data: Data, train_rows: Array
     ) -> Correlated:
-        rows = train_rows[fold]
+        rows, m = train_rows[fold], num_rows(train_rows)
         x = _side(data.x, x_index, rows, rows[:1])
         z = _side(data.z, z_index, rows, rows[:1])
         widths = x.train.shape[1], z.train.shape[1]
-        cross = x.noiseless.T @ z.noiseless / len(rows)
+        cross = x.noiseless.T @ z.noiseless / m
         cross = jnp.pad(cross, [(0, max(widths) - size) for size in widths])
         values, axes = jnp.linalg.eigh((cross + cross.T) / 2)
         axes = axes[:, jnp.argsort(-jnp.abs(values))[:width]]  # those of padding come last
         on_axes = axes[: widths[0]], axes[: widths[1]]
         a, b = x.train @ on_axes[0], z.train @ on_axes[1]
-        sign = jnp.where(jnp.mean(a * b, axis=0) < 0, -1.0, 1.0)
-        on_x, on_z = _inverse_spread(a), _inverse_spread(b) * sign
+        sign = jnp.where(jnp.sum(a * b, axis=0) < 0, -1.0, 1.0)
+        on_x, on_z = _inverse_spread(a, m), _inverse_spread(b, m) * sign
         a, b = a * on_x[None], b * on_z[None]
-        gap = _gap(jnp.mean((a - b) ** 2, axis=0) / 2, a, b, len(rows))
+        gap = _gap(jnp.sum((a - b) ** 2, axis=0) / m / 2, a, b, m)
         gap = jnp.where((x.columns == z.columns) & (x.columns <= width), gap, 1.0)
         padding = 0, width - len(gap)
         projections = [
@@ -293,16 +294,15 @@ class _Columns(NamedTuple):
 
 
 def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Array) -> _Columns:
-    """Return centered training and validation samples of one array as columns."""
+    """Return centered training and validation samples of one array as columns; padding is 0."""
     train, validation = (
         stack.take_rows(side.measured, index, rows).reshape(len(rows), -1)
         for rows in (train_rows, validation_rows)
     )
-    mean = train.mean(axis=0)
-    train, noiseless = train - mean[None], None
+    (train, mean), noiseless = _centered(train, train_rows), None
     if side.noiseless is not None:
         noiseless = stack.take_rows(side.noiseless, index, train_rows).reshape(train.shape)
-        noiseless -= noiseless.mean(axis=0)[None]
+        noiseless, _ = _centered(noiseless, train_rows)
     return _Columns(
         train,
         train if noiseless is None else noiseless,
@@ -310,6 +310,13 @@ def _side(side: stack.Side, index: Array, train_rows: Array, validation_rows: Ar
         mean,
         side.columns[index],
     )
+
+
+def _centered(values: Array, rows: Array) -> tuple[Array, Array]:
+    """Return values (r, k) of rows less their mean, with zeros for padding, and the mean, (k,)."""
+    real = (rows >= 0)[:, None]
+    mean = jnp.mean(values, axis=0, where=real)
+    return jnp.where(real, values - mean[None], 0), mean
 
 
 def isotonic(values: Array) -> Array:
@@ -328,15 +335,15 @@ def isotonic(values: Array) -> Array:
     return jnp.max(jnp.where(first <= last, least, -jnp.inf), axis=0)
 
 
-def _inverse_spread(values: Array) -> Array:
-    """Return one over each centered column's root mean square; 0 for constant ones."""
-    squares = jnp.mean(values * values, axis=0)
+def _inverse_spread(values: Array, n: Array) -> Array:
+    """Return one over each centered column's root mean square over n; 0 for constant ones."""
+    squares = jnp.sum(values * values, axis=0) / n
     least = MIN_RELATIVE_SPREAD * jnp.sqrt(jnp.mean(squares)) + 1e-6
     spread = jnp.sqrt(squares)
     return jnp.where(spread > least, 1 / jnp.maximum(spread, 1e-6), 0)
 
 
-def _gap(one_minus_rho: Array, a: Array, b: Array, n: int) -> Array:
+def _gap(one_minus_rho: Array, a: Array, b: Array, n: Array) -> Array:
     """Return 1 − ρ² of columns of unit variance with ρ ≥ 0, without what chance gives.
 
     1 − ρ comes from the difference of the columns, since ρ itself has no digits left near 1.
@@ -406,10 +413,10 @@ def discriminant_form(
         ridge: Array,
         threshold: Array,
     ) -> GaussianPart:
-        rows = train_rows[fold]
+        rows, m = train_rows[fold], num_rows(train_rows)
         side = _side(data.x, x_index, rows, rows[:1])
-        labels = stack.take_rows(data.z.measured, z_index, rows)
-        m, width, classes = len(rows), side.train.shape[1], labels.shape[1]
+        labels = stack.take_rows(data.z.measured, z_index, rows) * (rows >= 0)[:, None]
+        width, classes = side.train.shape[1], labels.shape[1]
         counts = labels.sum(axis=0)
         means = labels.T @ side.noiseless / jnp.maximum(counts, 1)[:, None]
         within = side.train - labels @ means

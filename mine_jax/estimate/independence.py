@@ -19,7 +19,14 @@ from mine_jax.estimate.competition import (
 from mine_jax.estimate.estimation import candidate_pairs
 from mine_jax.estimate.pairs import group_pairs
 from mine_jax.estimate.preparation import prepare, principal_axes
-from mine_jax.estimate.splitting import SERIES_WARNING, Grouping, Splits, group_rows, split
+from mine_jax.estimate.splitting import (
+    SERIES_WARNING,
+    Grouping,
+    Splits,
+    group_rows,
+    split,
+    split_key,
+)
 from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import MineConfig
 from mine_jax.mine.evaluation import score_groups
@@ -138,8 +145,8 @@ def independence_test(
     pairs = candidate_pairs(x_side, z_sides, config, key, grouping)["z"]
     entries = {("z", pair.encoder): pair for pair in pairs}
     n = num_samples(entries, config)
-    split_key, permutation_key = jax.random.split(key)[0], jax.random.fold_in(key, 1)
-    rows = split(split_key, n, config, grouping)
+    permutation_key = jax.random.fold_in(key, 1)
+    rows = split(split_key(key), n, config, grouping)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(permutation_key)))
     parts = _test_parts(rows, grouping)
     moving = [_exchangeable(part, grouping) for part in (*parts, np.arange(n))]

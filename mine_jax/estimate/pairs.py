@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 
+from mine_jax.compilation import jit
 from mine_jax.mine import MineConfig, MineState, Samples, is_labels, stack
 from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import expected_state, init_stack
@@ -51,18 +52,27 @@ class Group(NamedTuple):
       names: of the pairs.
       pairs: their samples.
       config: the configuration with the network chosen.
+      num_rows: rows that the samples are padded to; None for none.
     """
 
     names: tuple[Any, ...]
     pairs: tuple[Pair, ...]
     config: MineConfig
+    num_rows: int | None = None
 
 
-def group_pairs(pairs: Mapping[Any, Pair], config: MineConfig) -> list[Group]:
+def group_pairs(
+    pairs: Mapping[Any, Pair], config: MineConfig, num_rows: int | None = None
+) -> list[Group]:
     """Group pairs whose networks can share one program.
 
     Those are networks of one kind, with the same number of classes, or with numbers of columns that
     differ by less than a factor of `MAX_PADDING`: narrower samples are padded.
+
+    Args:
+      pairs: names to pairs.
+      config: the configuration.
+      num_rows: rows that the samples of groups are padded to; None for none.
     """
     # Names of encoders chose the pairs; networks know modules alone.
     named = {
@@ -87,7 +97,7 @@ def group_pairs(pairs: Mapping[Any, Pair], config: MineConfig) -> list[Group]:
             kind = own, classes, _width_class(x), 0 if classes else _width_class(z)
         groups.setdefault(kind, []).append(name)
     return [
-        Group(tuple(names), tuple(pairs[name] for name in names), configs[names[0]])
+        Group(tuple(names), tuple(pairs[name] for name in names), configs[names[0]], num_rows)
         for names in groups.values()
     ]
 
@@ -110,18 +120,43 @@ def choose_network(x: Array, z: Array) -> str:
 
 def stack_group(group: Group, folds: int) -> Data:
     """Return the samples of a group's networks: a network for each fold of each pair."""
-    if all(isinstance(side, Samples) for pair in group.pairs for side in (pair.x, pair.z)):
-        return stack.stack_samples([pair.of_fold(0) for pair in group.pairs], repeats=folds)
-    return stack.stack_samples([pair.of_fold(f) for pair in group.pairs for f in range(folds)])
+    alike = all(isinstance(side, Samples) for pair in group.pairs for side in (pair.x, pair.z))
+    pairs = [pair.of_fold(f) for pair in group.pairs for f in range(1 if alike else folds)]
+    if group.num_rows is not None:
+        pairs = _pad_samples(pairs, group.num_rows)
+    return stack.stack_samples(pairs, repeats=folds if alike else 1)
+
+
+def _pad_samples(
+    pairs: Sequence[tuple[Samples, Samples]], num_rows: int
+) -> list[tuple[Samples, Samples]]:
+    """Append rows of zeros; arrays that are shared stay so."""
+    padded: dict[int, np.ndarray | None] = {id(None): None}
+
+    def pad(array: Any) -> np.ndarray | None:
+        if id(array) not in padded:
+            values = np.asarray(array)
+            rows = (0, num_rows - len(values)), *[(0, 0)] * (values.ndim - 1)
+            padded[id(array)] = np.pad(values, rows)  # by NumPy: nothing to compile for each n
+        return padded[id(array)]
+
+    def side(samples: Samples) -> Samples:
+        return samples._replace(measured=pad(samples.measured), noiseless=pad(samples.noiseless))
+
+    return [(side(x), side(z)) for x, z in pairs]
 
 
 def init_group(group: Group, data: Data, key: Array, folds: int) -> MineState:
     """Return the untrained networks of a group with its stacked samples."""
-    seeds = jnp.array([pair.seed for pair in group.pairs])
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), folds))(
-        seeds
-    ).reshape(-1)
-    return init_stack(keys, data, group.config)
+    seeds = np.array([pair.seed for pair in group.pairs], np.uint32)
+    return init_stack(_network_keys(key, seeds, folds), data, group.config)
+
+
+@jit(static_argnames=("folds",), fast_compile=True)
+def _network_keys(key: Array, seeds: Array, folds: int) -> Array:
+    """Return a key for each fold of each seed, one seed after another."""
+    of_seeds = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
+    return jax.vmap(lambda each: jax.random.split(each, folds))(of_seeds).reshape(-1)
 
 
 def is_noise_alone(group: Group) -> bool:

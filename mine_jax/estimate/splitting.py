@@ -1,14 +1,18 @@
 """Training, validation and test rows, at random or so that rows that belong together stay so."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from mine_jax.compilation import jit
 from mine_jax.estimate.dependence import find_copies, neighbors_are_alike
 from mine_jax.estimate.variables import Variable, is_missing
 from mine_jax.mine import MineConfig
+from mine_jax.mine.padding import next_power_of_two, pad_rows
 from mine_jax.mine.stack import Array
 
 MAX_COPIES = 0.01  # of the rows; more are reported
@@ -17,6 +21,7 @@ MAX_UNUSED = 0.5  # of the rows; more are reported
 GAP = 0.1
 MIN_BLOCK = 10  # rows
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
+MAX_ROUNDS = 3  # of sorting, for a permutation of less than 2³² rows
 SERIES_WARNING = (
     "Neighboring rows are alike, in x and in z: if they are a series, the value is too high and "
     "its standard error too small without blocks=20 or groups=; if independent rows are only "
@@ -73,7 +78,7 @@ def split(key: Array, n: int, config: MineConfig, grouping: Grouping | None = No
     Raises:
       ValueError: if groups are too few or too unequal for at least 2 rows of each use.
     """
-    order = np.asarray(jax.random.permutation(key, n))
+    order = _permutation(key, n)
     part, validation = sizes(n, config)
     if grouping is not None:
         return _split_groups(order, part, validation, config, grouping)
@@ -86,9 +91,64 @@ def split(key: Array, n: int, config: MineConfig, grouping: Grouping | None = No
     )
 
 
+def split_key(key: Array) -> Array:
+    """Return the key of the split: the first of two that a key is split into."""
+    return _two_keys(key)[0]
+
+
+def _permutation(key: Array, n: int) -> np.ndarray:
+    """Return `jax.random.permutation(key, n)` without compiling it for each n.
+
+    So it is with JAX's default generator, whose first numbers do not depend on how many are drawn.
+    """
+    order = np.arange(n, dtype=np.int32)
+    rounds = math.ceil(3 * math.log(n) / math.log(2**32 - 1))
+    bits = np.asarray(_random_bits(key, next_power_of_two(n)))
+    for each in bits[:rounds, :n]:
+        order = order[np.argsort(each, kind="stable")]
+    return order
+
+
+@jit(fast_compile=True)
+def _two_keys(key: Array) -> Array:
+    return jax.random.split(key)
+
+
+@jit(static_argnames=("number",), fast_compile=True)
+def _random_bits(key: Array, number: int) -> Array:
+    """Return the numbers that `jax.random.permutation` sorts by, (rounds, number)."""
+    rounds = []
+    for _ in range(MAX_ROUNDS):
+        key, of_round = jax.random.split(key)
+        rounds.append(jax.random.bits(of_round, (number,)))
+    return jnp.stack(rounds)
+
+
 def sizes(n: int, config: MineConfig) -> tuple[int, int]:
     """Return the numbers of test and of validation samples of a fold."""
     return n // config.folds, round(n * config.validation_fraction)
+
+
+def pad_splits(rows: Splits, num_samples: int | None, config: MineConfig) -> Splits:
+    """Pad rows (see `mine.padding`) so that programs serve more than one number of them.
+
+    Test and validation rows get one width. With `num_samples` all widths are those that so many
+    samples have in a random split; a power of two where groups are larger than that.
+    """
+    held_out, train = max(rows.test.shape[1], rows.validation.shape[1]), rows.train.shape[1]
+    if num_samples is not None:
+        test, validation = sizes(num_samples, config)
+        # Rounding may give fewer samples one more row.
+        usual = max(test, validation), num_samples - test - validation + 1
+        held_out, train = (
+            most if number <= most else next_power_of_two(number)
+            for number, most in zip((held_out, train), usual, strict=True)
+        )
+    return Splits(
+        pad_rows(rows.train, train),
+        pad_rows(rows.validation, held_out),
+        pad_rows(rows.test, held_out),
+    )
 
 
 def group_rows(

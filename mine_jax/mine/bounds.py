@@ -229,7 +229,7 @@ def update_log_partition(average: Array, batch: Array, weight: float, first: Arr
     return jnp.where(first, batch, jnp.logaddexp(old, jnp.log(weight) + batch))
 
 
-def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
+def held_out(sums: Sums, bound: str = "donsker_varadhan", real: Array | None = None) -> HeldOut:
     """A bound on held-out samples, with its standard error.
 
     * `donsker_varadhan`: over all pairs of different samples. Hardly biased as long as the value
@@ -245,9 +245,12 @@ def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
     Args:
       sums: of the scores of the samples' pairs.
       bound: one of those three.
+      real: samples that are no padding, (n,); None for all. Padding has no part in `sums` but its
+        own entries, which are ignored.
 
     Returns:
-      The value, its standard error and its samples' influence, in nats.
+      The value, its standard error and its samples' influence, in nats; that of padding means
+      nothing.
 
     Raises:
       ValueError: if there are fewer than 2 samples, or the bound is unknown.
@@ -255,14 +258,16 @@ def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
     n = sums.joint.shape[0]
     if n < 2:
         raise ValueError(f"held_out needs at least 2 samples, got joint scores {sums.joint.shape}")
+    n = n if real is None else jnp.sum(real)
     others = jnp.asarray(sums.others, sums.joint.dtype)
     if bound == "infonce":
         own = jnp.logaddexp(sums.rows - jnp.log(others) + jnp.log(n - 1.0), sums.joint)
         each = sums.joint - own + jnp.log(n)
         as_negative = sums.as_negative + jnp.exp(sums.joint - own)
         influence = each - as_negative
-        return HeldOut(jnp.mean(each), _stderr(influence), influence)
-    partition = logsumexp(sums.rows) - jnp.log(n * others)
+        return HeldOut(_mean(each, real), _stderr(influence, real), influence)
+    rows = sums.rows if real is None else jnp.where(real, sums.rows, -jnp.inf)
+    partition = logsumexp(rows) - jnp.log(n * others)
     ratios = (jnp.exp(sums.rows - partition) + jnp.exp(sums.columns - partition)) / others
     # A mean over pairs of which each sample's share is constant still varies: to second order by
     # the spread of the single pairs.
@@ -271,17 +276,21 @@ def held_out(sums: Sums, bound: str = "donsker_varadhan") -> HeldOut:
     if bound == "nwj":
         level = jnp.exp(partition - 1)
         influence = sums.joint - level * ratios
-        return HeldOut(
-            jnp.mean(sums.joint) - level, _stderr(influence, pairs * level**2), influence
-        )
+        stderr = _stderr(influence, real, pairs * level**2)
+        return HeldOut(_mean(sums.joint, real) - level, stderr, influence)
     if bound != "donsker_varadhan":
         raise ValueError(f"bound must be donsker_varadhan, infonce or nwj, got {bound!r}")
     influence = sums.joint - ratios
-    return HeldOut(jnp.mean(sums.joint) - partition, _stderr(influence, pairs), influence)
+    stderr = _stderr(influence, real, pairs)
+    return HeldOut(_mean(sums.joint, real) - partition, stderr, influence)
 
 
 def held_out_discrete(
-    t_joint: Array, rows: Array, log_weights: Array, bound: str = "infonce"
+    t_joint: Array,
+    rows: Array,
+    log_weights: Array,
+    bound: str = "infonce",
+    real: Array | None = None,
 ) -> HeldOut:
     """`held_out` for a discrete z, whose marginal is summed exactly.
 
@@ -293,6 +302,7 @@ def held_out_discrete(
       rows: T(x_i, c) for every value c of z, (n, c).
       log_weights: the logs of the values' probabilities, (c,).
       bound: "nwj", or anything else for the normalized bound.
+      real: as for `held_out`.
 
     Returns:
       The value, its standard error and its samples' influence, in nats.
@@ -306,7 +316,7 @@ def held_out_discrete(
         )
     surplus = _cross_entropy_excess(t_joint, rows, log_weights)
     each = t_joint - jnp.exp(t_joint + surplus - 1) if bound == "nwj" else -surplus
-    return HeldOut(jnp.mean(each), _stderr(each), each)
+    return HeldOut(_mean(each, real), _stderr(each, real), each)
 
 
 def _cross_entropy_excess(t_joint: Array, rows: Array, log_weights: Array) -> Array:
@@ -314,6 +324,10 @@ def _cross_entropy_excess(t_joint: Array, rows: Array, log_weights: Array) -> Ar
     return logsumexp(rows - t_joint[:, None] + log_weights[None], axis=1)
 
 
-def _stderr(influence: Array, second_order: Array | float = 0.0) -> Array:
-    n = influence.shape[0]
-    return jnp.sqrt(jnp.var(influence, ddof=1) / n + second_order)
+def _mean(values: Array, real: Array | None) -> Array:
+    return jnp.mean(values, where=real)
+
+
+def _stderr(influence: Array, real: Array | None, second_order: Array | float = 0.0) -> Array:
+    n = influence.shape[0] if real is None else jnp.sum(real)
+    return jnp.sqrt(jnp.var(influence, ddof=1, where=real) / n + second_order)

@@ -4,9 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mine_jax.compilation import jit
-from mine_jax.mine import stack
+from mine_jax.mine import padding, stack
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.stack import Array, Data, Side
 from mine_jax.mine.training import Batch, MineState, ascend, class_weights
@@ -18,6 +19,7 @@ def train_chunk(
     active: Array,
     rate: Array,
     keys: Array,
+    number: int | Array,
     batches: Array,
     fold: Array,
     data: Data,
@@ -30,6 +32,7 @@ def train_chunk(
       active: networks to train, (networks,); the others stay as they are.
       rate: learning rates, (networks,).
       keys: keys for fresh noise, (folds,): the same for all networks of a fold.
+      number: of the chunk, whose noise is that of no other one.
       batches: rows, (folds, steps, b).
       fold: the fold of each network, (networks,).
       data: samples of the stack.
@@ -47,21 +50,23 @@ def train_chunk(
         z_index: Array,
         data: Data,
         keys: Array,
+        number: Array,
         batches: Array,
     ) -> tuple[MineState, Array]:
+        key = jax.random.fold_in(keys[fold], number)
         weights = class_weights(data, z_index, config)
         columns = stack.columns_of(data.x, x_index), stack.columns_of(data.z, z_index)
 
         def body(state: MineState, batch: tuple[Array, Array]) -> tuple[MineState, Array]:
-            rows, number = batch
-            x_key, z_key = jax.random.split(jax.random.fold_in(keys[fold], number))
+            rows, step = batch
+            x_key, z_key = jax.random.split(jax.random.fold_in(key, step))
             x = training_rows(x_key, data.x, x_index, rows)
             z = training_rows(z_key, data.z, z_index, rows)
             state, info = ascend(state, Batch(x, z, *columns, weights), rate, config)
             return state, info.bound
 
-        numbers = jnp.arange(batches.shape[1])
-        state, nats = jax.lax.scan(body, state, (batches[fold], numbers))
+        steps = jnp.arange(batches.shape[1])
+        state, nats = jax.lax.scan(body, state, (batches[fold], steps))
         return state, jnp.mean(nats)
 
     nothing = jnp.full(len(active), jnp.nan)
@@ -69,7 +74,7 @@ def train_chunk(
         stack.resolve_mapper(config.mapper),
         one,
         *(state, rate, fold, data.x.index, data.z.index),
-        common=(data, keys, batches),
+        common=(data, keys, jnp.asarray(number), batches),
         active=active,
         otherwise=(state, nothing),
     )
@@ -93,27 +98,28 @@ def training_rows(key: Array, side: Side, index: Array, rows: Array) -> Array:
     return values + noise.reshape(values.shape)
 
 
-@jit(static_argnames=("config",), fast_compile=True)
-def draw_batches(keys: Array, train_rows: Array, config: MineConfig) -> Array:
+def draw_batches(
+    keys: Array, number: int, train_rows: np.ndarray, config: MineConfig
+) -> np.ndarray:
     """Draw the batches of a chunk: passes over all training rows in random order.
 
     Args:
       keys: PRNG keys, (folds,).
-      train_rows: (folds, m).
+      number: of the chunk.
+      train_rows: (folds, m); they may end in padding, see `padding`, which is in no batch.
       config: `check_every` and `batch_size`.
 
     Returns:
       Rows, (folds, check_every, b).
     """
-    size = min(config.batch_size, train_rows.shape[1])
-    per_pass = train_rows.shape[1] // size
+    m = int(padding.num_rows(train_rows))
+    size = min(config.batch_size, m)
+    per_pass = m // size
     passes = -(-config.check_every // per_pass)
-
-    def one(key: Array, rows: Array) -> Array:
-        def shuffled(key: Array) -> Array:
-            return jax.random.permutation(key, rows)[: per_pass * size].reshape(per_pass, size)
-
-        orders = jax.vmap(shuffled)(jax.random.split(key, passes))
-        return orders.reshape(-1, size)[: config.check_every]
-
-    return jax.vmap(one)(keys, train_rows)
+    batches = []
+    # By NumPy: a program would be compiled for each m, and sort.
+    for seed, rows in zip(np.asarray(jax.random.key_data(keys)), train_rows[:, :m], strict=True):
+        rng = np.random.default_rng([*seed, number])
+        orders = [rng.permutation(rows)[: per_pass * size] for _ in range(passes)]
+        batches.append(np.reshape(orders, (-1, size))[: config.check_every])
+    return np.stack(batches)

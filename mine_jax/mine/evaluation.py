@@ -1,21 +1,23 @@
 """The bound of trained networks on samples that they have not seen, over all pairs of samples."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import logsumexp
 
 from mine_jax.compilation import jit
-from mine_jax.mine import bounds, stack, training
+from mine_jax.mine import blocks, bounds, padding, stack, training
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.stack import Array, Data
 from mine_jax.mine.training import Arrays, Batch, MineState
 
 FORMS = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
 CEILING_MARGIN = 1.0  # nats below ln n from which on single pairs decide the value
-BLOCK_ROWS = {True: 256, False: 8}  # rows whose scores are held at once, if separable and if not
 
 Forms = tuple[bounds.HeldOut, bounds.HeldOut]
 
@@ -72,14 +74,15 @@ def evaluate_rows(
     Args:
       state: of the stack.
       data: its samples.
-      rows: (networks, r).
+      rows: (networks, r); they may end in padding, see `padding`, as those of `train_rows` may.
       config: the configuration.
       train_rows: (networks, m), to normalize the scores over (`MineConfig.normalize`); None for
         the scores as they are.
       active: networks to evaluate, (networks,); None for all. The values of others are zeros.
 
     Returns:
-      Values and standard errors, (networks,), and influences, (networks, r).
+      Values and standard errors, (networks,), and influences, (networks, r); those of padding mean
+      nothing.
     """
 
     def one(
@@ -89,9 +92,11 @@ def evaluate_rows(
         x_index: Array,
         z_index: Array,
         data: Data,
+        numbers: tuple[Array, Array | None],
     ) -> Forms:
         index = x_index, z_index
-        return _held_out(state, data, index, rows, None, config, train_rows, errors=True)
+        over = rows, train_rows
+        return _held_out(state, data, index, over, numbers, None, config, errors=True)
 
     otherwise = None
     if active is not None:
@@ -102,7 +107,7 @@ def evaluate_rows(
         stack.resolve_mapper(config.mapper),
         one,
         *(state, rows, train_rows, data.x.index, data.z.index),
-        common=(data,),
+        common=(data, _numbers(rows, train_rows)),
         active=active,
         otherwise=otherwise,
     )
@@ -134,7 +139,8 @@ def score_groups(
     def score(place: Array) -> Array:
         x = stack.take_rows(data.x.measured, x_index, place)
         z = stack.take_rows(data.z.measured, z_index, place)
-        apply, x_code = training.encode_x(params, part, x, x_columns, weights, config)
+        apply = training.network(params, part, weights is not None, config)
+        x_code = apply(x, x_columns, method="encode_x")
         z_code = apply(z, z_columns, method="encode_z")
 
         def block(positions: Array) -> Array:
@@ -142,11 +148,13 @@ def score_groups(
             code = jax.tree.map(lambda leaf: leaf[clipped], x_code)
             return apply(code, z_code, method="pairs")
 
-        scores = jax.lax.map(block, _row_blocks(number, config.separable))
+        size = min(number, blocks.BLOCK_ROWS[config.separable])
+        places = jnp.arange(-(-number // size) * size).reshape(-1, size)
+        scores = lax.map(block, places)
         return scores.reshape(-1, number)[:number]
 
     # One place after another, to save memory.
-    return jax.lax.fori_loop(
+    return lax.fori_loop(
         0,
         rows.shape[1],
         lambda i, total: total + score(rows[:, i]),
@@ -170,7 +178,7 @@ def evaluate_values(
       state: of the stack.
       active: networks to evaluate, (networks,); the value of the others is nan.
       data: samples of the stack.
-      rows: (networks, r), in random order.
+      rows: (networks, r), in random order; they may end in padding, as for `evaluate_rows`.
       config: the configuration.
       shuffles: number of marginal pairs for each sample; None for all pairs.
       train_rows: as for `evaluate_rows`; without `shuffles`.
@@ -186,9 +194,10 @@ def evaluate_values(
         x_index: Array,
         z_index: Array,
         data: Data,
+        numbers: tuple[Array, Array | None],
     ) -> tuple[Array, Array]:
-        index = x_index, z_index
-        forms = _held_out(state, data, index, rows, shuffles, config, train_rows, errors=False)
+        index, over = (x_index, z_index), (rows, train_rows)
+        forms = _held_out(state, data, index, over, numbers, shuffles, config, errors=False)
         return forms[0].nats, forms[1].nats
 
     nothing = jnp.full(len(active), jnp.nan)
@@ -196,7 +205,7 @@ def evaluate_values(
         stack.resolve_mapper(config.mapper),
         one,
         *(state, rows, train_rows, data.x.index, data.z.index),
-        common=(data,),
+        common=(data, _numbers(rows, train_rows)),
         active=active,
         otherwise=(nothing, nothing),
     )
@@ -207,12 +216,18 @@ def normalizes(data: Data, config: MineConfig) -> bool:
     return config.normalize and not training.sums_over_classes(data, config)
 
 
+def num_shuffles(data: Data, config: MineConfig) -> int | None:
+    """Return the number of shuffles of values on validation samples; None for all pairs."""
+    every = config.separable or training.sums_over_classes(data, config)
+    return None if every else config.validation_shuffles
+
+
 def validation_nats(
     state: MineState,
     active: np.ndarray,
     data: Data,
-    rows: Array,
-    train_rows: Array,
+    rows: np.ndarray,
+    train_rows: np.ndarray,
     num_test: int,
     config: MineConfig,
 ) -> np.ndarray:
@@ -224,9 +239,10 @@ def validation_nats(
     samples, so are these, over s of the training rows (networks, m): networks that know the
     training samples of z too well lose by it.
     """
-    over = train_rows[:, : rows.shape[1]] if normalizes(data, config) else None
-    every = config.separable or training.sums_over_classes(data, config) or over is not None
-    shuffles = None if every else config.validation_shuffles
+    over = None
+    if normalizes(data, config):
+        over = padding.first_rows(train_rows, padding.num_rows(rows), rows.shape[1])
+    shuffles = None if over is not None else num_shuffles(data, config)
     forms = evaluate_values(state, active, data, rows, config, shuffles, over)
     donsker_varadhan, infonce = map(np.asarray, forms)
     if config.form == "donsker_varadhan":
@@ -261,135 +277,136 @@ def uses_infonce(
     return ~(trusted & (value >= np.asarray(infonce)))
 
 
+def _numbers(rows: Array, train_rows: Array | None) -> tuple[Array, Array | None]:
+    """Return the numbers of rows that are no padding, the same for all networks."""
+    return padding.num_rows(rows), None if train_rows is None else padding.num_rows(train_rows)
+
+
 def _held_out(
     state: MineState,
     data: Data,
-    index: tuple[Array, ...],
-    rows: Array,
+    index: tuple[Array, Array],
+    rows: tuple[Array, Array | None],
+    numbers: tuple[Array, Array | None],
     shuffles: int | None,
     config: MineConfig,
-    train_rows: Array | None,
     errors: bool,
 ) -> Forms:
-    """Evaluate one network; without `errors` only the values mean something."""
-    batch = Batch(
-        stack.take_rows(data.x.measured, index[0], rows),
-        stack.take_rows(data.z.measured, index[1], rows),
-        stack.columns_of(data.x, index[0]),
-        stack.columns_of(data.z, index[1]),
-        training.class_weights(data, index[1], config),
+    """Evaluate one network; without `errors` only the values mean something.
+
+    Args:
+      state: of the network.
+      data: samples of its stack.
+      index: its arrays of x and of z.
+      rows: (r,), and those to normalize over, (m,).
+      numbers: how many of either are no padding.
+      shuffles: as for `evaluate_values`.
+      config: the configuration.
+      errors: compute standard errors and influences.
+    """
+    number, width = numbers[0], len(rows[0])
+    sizes = blocks.block_sizes(width, config.separable)
+    places = blocks.fill_blocks(rows[0], sizes.columns)
+    real = jnp.arange(len(places)) < number
+    columns = stack.columns_of(data.x, index[0]), stack.columns_of(data.z, index[1])
+    weights = training.class_weights(data, index[1], config)
+    apply = training.network(state.average, state.gaussian, weights is not None, config)
+
+    def cut(value: bounds.HeldOut) -> bounds.HeldOut:
+        return value._replace(influence=value.influence[:width])
+
+    if weights is not None:
+
+        def score_classes(rows: Array) -> tuple[Array, Array]:
+            x, z = (stack.take_rows(data[i].measured, index[i], rows) for i in range(2))
+            batch = Batch(x, z, *columns, weights)
+            scores = training.score_batch(state.average, state.gaussian, batch, config)
+            return scores.joint, scores.rows
+
+        scores, of_classes = blocks.map_blocks(score_classes, places, number, sizes.columns)
+        log_weights = jnp.log(weights)
+        value = bounds.held_out_discrete(scores, of_classes, log_weights, config.bound, real)
+        return cut(value), cut(value)
+
+    def encode(side: int, rows: Array) -> Any:
+        values = stack.take_rows(data[side].measured, index[side], rows)
+        return apply(values, columns[side], method=("encode_x", "encode_z")[side])
+
+    x_code, z_code = (
+        blocks.map_blocks(partial(encode, side), places, number, sizes.columns) for side in range(2)
     )
-    params, part = state.average, state.gaussian
-    if batch.class_weights is not None:
-        scores = training.score_batch(params, part, batch, config)
-        weights = jnp.log(batch.class_weights)
-        value = bounds.held_out_discrete(scores.joint, scores.rows, weights, config.bound)
-        return value, value
-    apply, x_code = training.encode_x(params, part, batch.x, batch.x_columns, None, config)
-    z_code = apply(batch.z, batch.z_columns, method="encode_z")
-    if shuffles is None:
-        log_partition = None
-        if train_rows is not None:
-            z_train = stack.take_rows(data.z.measured, index[1], train_rows)
-            train_code = apply(z_train, batch.z_columns, method="encode_z")
-            log_partition = _log_partition(apply, x_code, train_code, len(rows), config.separable)
-        sums = _sums_of_pairs(
-            apply, x_code, z_code, len(rows), config.separable, errors, log_partition
+    joint = jnp.where(real, apply(x_code, z_code, method="score"), 0)
+
+    def pairs(x_code: Any, z_code: Any, positions: Array) -> Array:
+        return apply(x_code, z_code, method="pairs")
+
+    every = blocks.Pairs(pairs, x_code, z_code, number, number, sizes, joint=False)
+    if rows[1] is not None and numbers[1] is not None:
+        size = blocks.block_sizes(len(rows[1]), config.separable).columns
+        train_rows = blocks.fill_blocks(rows[1], size)
+        train_code = blocks.map_blocks(partial(encode, 1), train_rows, numbers[1], size)
+        over = blocks.Sizes(sizes.rows, size)
+        log_partition = blocks.row_sums(
+            blocks.Pairs(pairs, x_code, train_code, number, numbers[1], over, joint=True)
         )
+
+        def normalized(x_code: Any, z_code: Any, positions: Array) -> Array:
+            scores = pairs(x_code, z_code, positions)
+            return _normalized(scores, log_partition[positions][:, None])
+
+        every = every._replace(score=normalized)
+        joint = jnp.where(real, _normalized(joint, log_partition), 0)
+    if shuffles is not None:
+        sums = _sums_of_shuffles(apply, every, joint, min(shuffles, width - 1))
+    elif errors:
+        sums = blocks.all_sums(every, joint)
     else:
-        sums = _sums_of_shuffles(apply, x_code, z_code, len(rows), shuffles)
+        sums = _sums_of_rows(joint, blocks.row_sums(every), number - 1.0)
     forms = ("nwj", "nwj") if config.bound == "nwj" else FORMS
-    first, second = (bounds.held_out(sums, form) for form in forms)
+    first, second = (cut(bounds.held_out(sums, form, real)) for form in forms)
     return first, second
 
 
-def _sums_of_shuffles(apply: Any, x_code: Any, z_code: Any, n: int, shuffles: int) -> bounds.Sums:
-    """Sum over each sample's joint pair and at most `shuffles` marginal ones."""
-    shifts = jnp.asarray(even_shifts(n, shuffles))
-
-    def shifted(shift: Array) -> Array:
-        return apply(x_code, training.roll(z_code, -shift), method="score")
-
-    joint = shifted(jnp.zeros((), shifts.dtype))
-    marginal = jax.lax.map(shifted, shifts)  # one at a time, to save memory
-    return _sums_of_rows(joint, logsumexp(marginal, axis=0), len(shifts))
+def _normalized(scores: Array, log_partition: Array) -> Array:
+    """Return T − ln(exp T + partition): at most 0, so that no pair outweighs all others."""
+    return scores - jnp.logaddexp(scores, log_partition)
 
 
-def _sums_of_rows(joint: Array, rows: Array, others: int) -> bounds.Sums:
+def _sums_of_shuffles(
+    apply: Callable[..., Any], pairs: blocks.Pairs, joint: Array, most: int
+) -> bounds.Sums:
+    """Sum over each sample's joint pair and at most `most` marginal ones."""
+    number = pairs.x_number
+    shifts = even_shifts(number, most)
+
+    def block(positions: Array) -> Array:
+        x_code = jax.tree.map(lambda leaf: leaf[positions], pairs.x_code)
+
+        def shifted(shift: Array) -> Array:
+            others = (positions + shift) % number
+            z_code = jax.tree.map(lambda leaf: leaf[others], pairs.z_code)
+            return apply(x_code, z_code, method="score")
+
+        marginal = lax.map(shifted, shifts)  # one at a time, to save memory
+        return logsumexp(jnp.where(shifts[:, None] < number, marginal, -jnp.inf), axis=0)
+
+    positions = jnp.arange(len(joint))
+    rows = blocks.map_blocks(block, positions, number, pairs.sizes.columns)
+    return _sums_of_rows(joint, rows, jnp.minimum(number - 1.0, most))
+
+
+def _sums_of_rows(joint: Array, rows: Array, others: Array) -> bounds.Sums:
     """Return sums that give the value of a bound, but not its influences."""
     nothing = jnp.zeros_like(joint)
-    return bounds.Sums(joint, rows, nothing, nothing[0], nothing, jnp.asarray(float(others)))
+    return bounds.Sums(joint, rows, nothing, nothing[0], nothing, others)
 
 
-def _row_blocks(n: int, separable: bool) -> Array:
-    """Return positions 0 … n − 1 and beyond, (blocks, rows of a block)."""
-    size = min(n, BLOCK_ROWS[separable])
-    blocks = -(-n // size)
-    return jnp.arange(blocks * size).reshape(blocks, size)
+def even_shifts(n: Array | int, number: int) -> Array:
+    """Return so many different shifts, spread evenly over 1 … n − 1; (number,).
 
-
-def _log_partition(apply: Any, x_code: Any, train_code: Any, n: int, separable: bool) -> Array:
-    """Compute ln Σ exp T(x_i, z) over the training samples of z, (n,), block by block of rows."""
-
-    def block(rows: Array) -> Array:
-        code = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, n - 1)], x_code)
-        return logsumexp(apply(code, train_code, method="pairs"), axis=1)
-
-    return jax.lax.map(block, _row_blocks(n, separable)).reshape(-1)[:n]
-
-
-def _normalized(scores: Array, log_partition: Array | None) -> Array:
-    """Return T − ln(exp T + partition): at most 0, so that no pair outweighs all others."""
-    return scores if log_partition is None else scores - jnp.logaddexp(scores, log_partition)
-
-
-def _sums_of_pairs(
-    apply: Any,
-    x_code: Any,
-    z_code: Any,
-    n: int,
-    separable: bool,
-    errors: bool,
-    log_partition: Array | None = None,
-) -> bounds.Sums:
-    """Sum over all pairs, block by block of rows; without `errors` the sums of rows alone."""
-    joint = _normalized(apply(x_code, z_code, method="score"), log_partition)
-    positions = _row_blocks(n, separable)
-
-    def block(rows: Array) -> tuple:
-        clipped = jnp.minimum(rows, n - 1)
-        code = jax.tree.map(lambda leaf: leaf[clipped], x_code)
-        scores = apply(code, z_code, method="pairs")
-        if log_partition is not None:
-            scores = _normalized(scores, log_partition[clipped][:, None])
-        counts = (rows[:, None] < n) & (rows[:, None] != jnp.arange(n)[None, :])
-        scores = jnp.where(counts, scores, -jnp.inf)
-        row_sums = logsumexp(scores, axis=1)
-        if not errors:
-            return (row_sums,)
-        full = jnp.logaddexp(row_sums, joint[clipped])
-        return (
-            row_sums,
-            logsumexp(scores, axis=0),
-            logsumexp(2 * scores),
-            jnp.sum(jnp.exp(scores - full[:, None]), axis=0),
-        )
-
-    row_sums, *others = jax.lax.map(block, positions)
-    row_sums = row_sums.reshape(-1)[:n]
-    if not errors:
-        return _sums_of_rows(joint, row_sums, n - 1)
-    columns, squares, as_negative = others
-    return bounds.Sums(
-        joint=joint,
-        rows=row_sums,
-        columns=logsumexp(columns, axis=0),
-        squares=logsumexp(squares),
-        as_negative=jnp.sum(as_negative, axis=0),
-        others=jnp.asarray(float(n - 1)),
-    )
-
-
-def even_shifts(n: int, number: int) -> np.ndarray:
-    """Return at most `number` different shifts, spread evenly over 1 … n − 1."""
-    return np.unique(np.linspace(1, n - 1, min(number, n - 1)).round().astype(np.int32))
+    Where there are fewer, they come first, and those from n on are none.
+    """
+    places = jnp.arange(number)
+    gaps = max(number - 1, 1)
+    spread = 1 + (2 * places * (n - 2) + gaps) // (2 * gaps)
+    return jnp.where(n - 1 > number, spread, 1 + places)

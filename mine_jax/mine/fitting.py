@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mine_jax.mine import chunks, stack, training
+from mine_jax.mine import chunks, padding, stack, training
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.evaluation import largest_validation_nats, validation_nats
 from mine_jax.mine.stack import Array, Data
@@ -152,8 +150,8 @@ class Task(NamedTuple):
 
     Attributes:
       data: samples of the stack.
-      train_rows: (folds, m).
-      validation_rows: (folds, s), in random order.
+      train_rows: (folds, m); they may end in padding, see `padding`.
+      validation_rows: (folds, s), in random order; likewise.
       fold: the fold of each network, (networks,).
       num_test: number of samples that will test together.
       config: the configuration.
@@ -168,7 +166,7 @@ class Task(NamedTuple):
 
     def validation_nats(self, state: MineState, active: np.ndarray) -> np.ndarray:
         """Evaluate the active networks on their validation samples."""
-        rows, over = (jnp.asarray(r)[self.fold] for r in (self.validation_rows, self.train_rows))
+        rows, over = self.validation_rows[self.fold], self.train_rows[self.fold]
         return validation_nats(state, active, self.data, rows, over, self.num_test, self.config)
 
 
@@ -215,7 +213,7 @@ def continue_fit(
     last_chunk = limit if until is None else min(limit, -(-until // every))
     paused = np.zeros(len(task.fold), bool) if active is None else ~active
     # From here on no gain could count.
-    num_validation = task.validation_rows.shape[1]
+    num_validation = int(padding.num_rows(task.validation_rows))
     enough = largest_validation_nats(task.data, num_validation, task.num_test, config)
     for number in range(len(progress.validation_nats) - 1, last_chunk):
         if (progress.done | paused).all():
@@ -233,11 +231,10 @@ def _one_chunk(
     config, data = task.config, task.data
     idle = progress.done | paused
     state, best = progress.state, progress.best
-    batch_keys, noise_keys = chunk_keys(keys, number)
     rate = (config.learning_rate / LR_DROP**progress.drops).astype(np.float32)
-    batches = chunks.draw_batches(batch_keys, task.train_rows, config)
+    batches = chunks.draw_batches(keys, number, task.train_rows, config)
     state, batch_nats = chunks.train_chunk(
-        state, ~idle, rate, noise_keys, batches, task.fold, data, config
+        state, ~idle, rate, keys, number, batches, task.fold, data, config
     )
     steps = progress.steps + np.where(idle, 0, config.check_every).astype(np.int32)
     nats = np.where(idle, progress.validation_nats[-1], task.validation_nats(state, ~idle))
@@ -288,10 +285,3 @@ def fit_info(progress: Progress, config: MineConfig) -> FitInfo:
 def chosen_state(progress: Progress, config: MineConfig) -> MineState:
     """Return the state of each network that is reported."""
     return progress.state if config.reported_state == "last" else progress.best
-
-
-def chunk_keys(keys: Array, number: int) -> tuple[Array, Array]:
-    """Return the keys (folds,) of a chunk's batches and of its noise."""
-    folded = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-    both = jax.vmap(jax.random.split)(folded)
-    return both[:, 0], both[:, 1]

@@ -3,7 +3,7 @@
 The functions of one network come first; `init` and `step` apply them to a stack.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -132,7 +132,8 @@ def score_batch(
     a shuffle without fixed points as the batch is in random order.
     """
     n = batch.x.shape[0]
-    apply, x_code = encode_x(params, part, batch.x, batch.x_columns, batch.class_weights, config)
+    apply = network(params, part, batch.class_weights is not None, config)
+    x_code = apply(batch.x, batch.x_columns, method="encode_x")
     if batch.class_weights is not None:
         classes = apply(jnp.eye(batch.z.shape[1]), batch.z_columns, method="encode_z")
         rows = apply(x_code, classes, method="pairs")
@@ -151,22 +152,17 @@ def score_batch(
     return bounds.Scores(shifted[0], jnp.stack(shifted, 1), jnp.stack(columns, 1), weights)
 
 
-def encode_x(
-    params: Any,
-    part: GaussianPart | None,
-    x: Array,
-    columns: Array,
-    class_weights: Array | None,
-    config: MineConfig,
-) -> tuple[Any, Any]:
-    """Return a function that applies a method of the network, and the code of x."""
+def network(
+    params: Any, part: GaussianPart | None, over_classes: bool, config: MineConfig
+) -> Callable[..., Any]:
+    """Return a function that applies a method of one network, by its name."""
     # Discriminants of labels are in nats and have no unit variance.
-    module = config.module(clip=class_weights is None)
+    module = config.module(clip=not over_classes)
 
     def apply(*arguments: Any, method: str) -> Any:
         return module.apply({"params": params}, *arguments, part, method=method)
 
-    return apply, apply(x, columns, method="encode_x")
+    return apply
 
 
 def roll(codes: Any, shift: int | Array) -> Any:
@@ -276,7 +272,9 @@ def class_weights(data: Data, z_index: Array, config: MineConfig) -> Array | Non
     """Return the fractions of the classes in all samples, (classes,); None for other z."""
     if not sums_over_classes(data, config):
         return None
-    return jnp.mean(data.z.measured[z_index], axis=0, dtype=jnp.float32)
+    # Rows of zeros, which are padding, are of no class.
+    counts = jnp.sum(data.z.measured[z_index], axis=0, dtype=jnp.float32)
+    return counts / jnp.sum(counts)
 
 
 def init(key: Array, x: Arrays, z: Arrays, config: MineConfig) -> MineState:

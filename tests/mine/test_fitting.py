@@ -96,11 +96,13 @@ def test_fit_padded_network_equals_separate_fit():
 def test_train_chunk_inactive_network_stays_as_it_is(mapper):
     before = start()
     data = training.check_data(*equal_widths(240))
-    batches = chunks.draw_batches(KEY[None], TRAIN[None], SMALL)
+    batches = chunks.draw_batches(KEY[None], 0, TRAIN[None], SMALL)
     rate, fold = np.full(2, 1e-2, np.float32), np.zeros(2, np.int32)
     config = replace(SMALL, mapper=mapper)
     results = [
-        chunks.train_chunk(before, np.array(active), rate, KEY[None], batches, fold, data, config)
+        chunks.train_chunk(
+            before, np.array(active), rate, KEY[None], 0, batches, fold, data, config
+        )
         for active in ([True, True], [True, False])
     ]
     (both, both_nats), (first, first_nats) = results

@@ -167,7 +167,7 @@ def test_step_decays_weights_of_any_name():
 def test_draw_batches_pass_has_every_row_at_most_once(n):
     config = replace(CONFIG, check_every=7)
     rows = 1000 + np.stack([np.arange(n), 2 * np.arange(n)])
-    batches = np.asarray(chunks.draw_batches(jax.random.split(KEY), rows, config))
+    batches = chunks.draw_batches(jax.random.split(KEY), 0, rows, config)
     per_pass = max(1, n // 32)
     assert batches.shape == (2, 7, min(n, 32))
     for fold in range(2):
@@ -210,7 +210,7 @@ def test_train_chunk_noise_differs_between_steps_and_sides():
     first_rows, second_rows = np.arange(32), np.arange(32, 64)
 
     def mean_nats(*batches):
-        chunk = KEY[None], np.stack(batches)[None], np.zeros(1, int), data, config
+        chunk = KEY[None], 0, np.stack(batches)[None], np.zeros(1, int), data, config
         active, rate = np.array([True]), np.zeros(1, np.float32)
         return chunks.train_chunk(state._replace(params=params), active, rate, *chunk)[1]
 
