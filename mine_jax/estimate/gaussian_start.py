@@ -349,8 +349,8 @@ def _gap(one_minus_rho: Array, a: Array, b: Array, n: Array) -> Array:
     1 − ρ comes from the difference of the columns, since ρ itself has no digits left near 1.
     """
     gap = one_minus_rho * (2 - one_minus_rho) / (1 - 1 / n)
-    # The difference of a constant column from anything has no meaning.
-    varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0)
+    # The difference of a constant column from anything has no meaning; two samples lie on a line.
+    varies = jnp.any(a != 0, axis=0) & jnp.any(b != 0, axis=0) & (n > 2)
     return jnp.where(varies & (one_minus_rho < 1), jnp.clip(gap, MIN_GAP, 1.0), 1.0)
 
 
