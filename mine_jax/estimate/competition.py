@@ -345,14 +345,10 @@ def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     train_rows = rows.train[:, : rows.test.shape[1]]
     with devices.for_networks(len(fold)):
         test, validation = held_out(rows.test, over), held_out(rows.validation, over)
-        # By a program that is compiled already.
-        if num_shuffles(data, config) is None:
-            places = pad_rows(train_rows, width)[fold]
-            values = evaluate_values(state, active, data, places, config, None, None)
-            train = np.asarray(values[0]), np.asarray(values[1])
-        else:
-            forms = held_out(train_rows, None)
-            train = np.asarray(forms[0].nats), np.asarray(forms[1].nats)
+        # As validation samples are in training, by a program that is compiled already.
+        places, shuffles = pad_rows(train_rows, width)[fold], num_shuffles(data, config)
+        values = evaluate_values(state, active, data, places, config, shuffles, None)
+        train = np.asarray(values[0]), np.asarray(values[1])
     if normalize:  # training samples cannot normalize their own scores; InfoNCE does so by itself
         train = train[1], train[1]
     return HeldOutParts(test, validation, train)
