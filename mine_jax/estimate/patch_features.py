@@ -11,6 +11,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
+from mine_jax.mine.padding import next_power_of_two
+
 MAX_SIDE = 32  # pixels; longer sides are averaged over blocks first
 NUM_ATOMS = 64  # of the dictionary
 NUM_TRAINING_PATCHES = 40_000
@@ -56,12 +58,11 @@ def patch_features(images: NDArray) -> NDArray:
     dictionary = _learn(images)
     if dictionary is None:
         return np.zeros((len(images), 1), np.float32)
-    size = max(1, BLOCK_PATCHES // math.prod(images.shape[1:3]))
-    blocks = [
-        _activate(images[start : start + size], *dictionary)
-        for start in range(0, len(images), size)
-    ]
-    return np.concatenate([np.asarray(block) for block in blocks])
+    n = len(images)
+    size = max(1, min(BLOCK_PATCHES // math.prod(images.shape[1:3]), next_power_of_two(n)))
+    images = np.pad(images, ((0, -n % size), (0, 0), (0, 0), (0, 0)))  # one shape to compile for
+    blocks = [_activate(images[start : start + size], *dictionary) for start in range(0, n, size)]
+    return np.concatenate([np.asarray(block) for block in blocks])[:n]
 
 
 def _standardize(images: NDArray) -> NDArray:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mine_jax.compilation import jit
@@ -117,11 +116,12 @@ def _two_keys(key: Array) -> Array:
 @jit(static_argnames=("number",), fast_compile=True)
 def _random_bits(key: Array, number: int) -> Array:
     """Return the numbers that `jax.random.permutation` sorts by, (rounds, number)."""
-    rounds = []
-    for _ in range(MAX_ROUNDS):
+
+    def draw(key: Array, _: None) -> tuple[Array, Array]:
         key, of_round = jax.random.split(key)
-        rounds.append(jax.random.bits(of_round, (number,)))
-    return jnp.stack(rounds)
+        return key, jax.random.bits(of_round, (number,))
+
+    return jax.lax.scan(draw, key, None, MAX_ROUNDS)[1]
 
 
 def sizes(n: int, config: MineConfig) -> tuple[int, int]:

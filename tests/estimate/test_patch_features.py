@@ -69,8 +69,9 @@ def test_patch_features_do_not_depend_on_brightness_and_little_on_contrast(chann
         return np.asarray(module._activate(module._standardize(values), *dictionary))
 
     expected = features(images)
-    np.testing.assert_array_equal(expected, patch_features(images))
-    np.testing.assert_array_equal(expected, patch_features(images * 2.0**500))
+    got = patch_features(images)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)  # other sizes of blocks
+    np.testing.assert_array_equal(got, patch_features(images * 2.0**500))
     rng = np.random.default_rng(0)
     brightness = rng.uniform(-1, 1, (300, 1, 1, 1))
     for other in (images + brightness, 1e6 * images, images.astype(np.float32) + 100):
