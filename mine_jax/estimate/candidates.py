@@ -3,9 +3,7 @@
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from mine_jax.estimate.canonical import MAX_DIRECTIONS, canonical_columns
@@ -15,6 +13,7 @@ from mine_jax.estimate.preparation import (
     MAX_RANKED_COLUMNS,
     NUM_COMPONENTS,
     clip_outlying_rows,
+    on_device,
     prepare,
     principal_axes,
     scale_jointly,
@@ -177,7 +176,7 @@ def _prepared(
             for side, name in zip((x, z), names, strict=True)
         )
         if kinds[0] == "labels":
-            left = left.astype(jnp.float32)
+            left = on_device(np.asarray(left, np.float32))
         pairs.append(Pair(Samples(left), Samples(right), encoder=encoder))
     lost = [
         f"{name} is reduced to principal components with {100 * share:.0f} % of its variance; what "
@@ -269,7 +268,7 @@ def _learned(
             of_side = [features.get(encoder, features["eigenmaps"]) for encoder in encoders]
         else:
             of_side = [np.asarray(prepare(side.values, name))] * len(encoders) if encoders else []
-        sides.append([Samples(_on_device(array)) for array in of_side])
+        sides.append([Samples(on_device(array)) for array in of_side])
     named = [
         [each if each in features else "eigenmaps" if features else BASE[kind] for each in encoders]
         for features, kind in zip(found, kinds, strict=True)
@@ -344,11 +343,7 @@ def _canonical(
         sides.append(scaled)
     found = canonical_columns(sides[0], sides[1], rows.train, rows.validation)
     left, right = zip(*found, strict=True)
-    of_x = tuple(Samples(_on_device(columns)) for columns in left)
+    of_x = tuple(Samples(on_device(columns)) for columns in left)
     if kinds[1] == "labels":
         return Pair(of_x, Samples(prepare(z.values, names[1])), encoder="canonical")
-    return Pair(of_x, tuple(Samples(_on_device(c)) for c in right), encoder="canonical")
-
-
-def _on_device(array: NDArray | Array) -> Array:
-    return jnp.asarray(array, None if array.dtype == np.uint8 else jnp.float32)
+    return Pair(of_x, tuple(Samples(on_device(c)) for c in right), encoder="canonical")

@@ -6,13 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mine_jax.estimate.candidates import candidates
 from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
-from mine_jax.estimate.preparation import check_not_empty, prepare, shared_axes
+from mine_jax.estimate.preparation import check_not_empty, on_device, prepare, shared_axes
 from mine_jax.estimate.result import Estimate
 from mine_jax.estimate.splitting import Grouping, group_rows, split, split_key
 from mine_jax.estimate.variables import Variable, read_variables
@@ -216,7 +215,7 @@ def prepare_pairs(x: Any, z: Mapping[str, Any], config: MineConfig) -> dict[str,
         if is_labels(left) and not is_labels(right):
             left, right = right, left
         if is_labels(left):
-            left = left.astype(jnp.float32)
+            left = on_device(np.asarray(left, np.float32))
         pairs[name] = Pair(Samples(left), Samples(right))
     return pairs
 

@@ -88,19 +88,19 @@ def prepare(
         return one_hot(values.ravel(), name)
     if not reduced:
         if scale == "common":
-            return jnp.asarray(scale_jointly(columns, name))
+            return on_device(scale_jointly(columns, name))
         transforms = {
             "columns": [_standardize_robustly],
             "both": [normal_scores, _standardize_robustly],
             "standardized": [_standardize],
         }
         blocks = [transform(columns, name) for transform in transforms.get(scale, [normal_scores])]
-        prepared = jnp.asarray(np.concatenate(blocks, axis=1), jnp.float32)
+        prepared = on_device(np.concatenate(blocks, axis=1, dtype=np.float32))
         return prepared.reshape(images) if keep_shape and images is not None else prepared
     columns = clip_outlying_rows(columns, name)
     scaled = scale_jointly(columns, name)
     if keep_shape:
-        return jnp.asarray(scaled if images is None else scaled.reshape(images))
+        return on_device(scaled if images is None else scaled.reshape(images))
     if axes is None:
         axes = principal_axes(scaled, NUM_COMPONENTS)
     components = scaled @ np.asarray(axes, np.float32)
@@ -109,11 +109,20 @@ def prepare(
     if align_to is not None:
         components = components @ procrustes_rotation(components, align_to)
     if images is None:
-        return jnp.asarray(components, jnp.float32)
+        return on_device(components)
     features = moments(columns.reshape(images))
     ranked = np.delete(np.arange(NUM_MOMENTS), ELLIPTICITY)
     features[:, ranked] = normal_scores(features[:, ranked], name)
-    return jnp.asarray(np.concatenate([features, components], axis=1, dtype=np.float32))
+    return on_device(np.concatenate([features, components], axis=1, dtype=np.float32))
+
+
+def on_device(array: np.ndarray) -> Array:
+    """Return an array in JAX, numbers as float32, compiling nothing for each n.
+
+    JAX would compile a change of type or of order, and `jnp.asarray` for each shape.
+    """
+    dtype = np.uint8 if array.dtype == np.uint8 else np.float32
+    return jax.device_put(np.ascontiguousarray(array, dtype))
 
 
 def prepared_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -363,7 +372,7 @@ def one_hot(labels: np.ndarray, name: str) -> Array:
             f"{name} has {len(classes)} different integers, more than {MAX_LABELS} labels; pass "
             "it as floats if they are numbers"
         )
-    return jax.nn.one_hot(positions, len(classes), dtype=jnp.uint8)
+    return on_device(np.eye(len(classes), dtype=np.uint8)[positions])
 
 
 def _is_reduced(shape: tuple[int, ...], told: bool = False) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from mine_jax.estimate import Pair, Splits, gaussian_start, group_pairs, lower_bounds
+from mine_jax.estimate import Pair, Splits, gaussian_start, group_pairs, lower_bound, lower_bounds
 from mine_jax.estimate.pairs import stack_group
 from mine_jax.estimate.splitting import Grouping, pad_splits, sizes
 from mine_jax.mine import MineConfig, Samples
@@ -95,6 +95,23 @@ def test_lower_bounds_of_another_n_compile_nothing(kind, config, compilations):
         other = estimates(400, kind, config, True)
     assert seen == []
     assert other.influence.shape == (2, 200)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_lower_bound_of_another_n_compiles_nothing(labels, compilations):
+    config = MineConfig(
+        hidden=8, features=4, batch_size=32, check_every=25, max_steps=25, folds=2, mapper="map"
+    )
+
+    def estimate(n):
+        x = normal(0, n, 3)
+        z = np.sign(x[:, 0]).astype(int) if labels else np.exp(x + normal(1, n, 3))
+        return lower_bound(x, z, config=config)
+
+    estimate(300)
+    with compilations() as seen:
+        assert estimate(400).nats > 0.1
+    assert seen == []
 
 
 @given(
