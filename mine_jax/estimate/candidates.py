@@ -30,7 +30,7 @@ NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
 BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
-SAME = 0.99  # correlation of columns with their normal scores from which on these suffice
+SAME = 0.99  # from this correlation with normal scores on, standardized columns do not compete
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
@@ -48,9 +48,9 @@ def candidates(
     |---|---|
     | images | moments beside principal components; these alone; patch features; eigenmaps |
     | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
-    | columns | normal scores; standardized columns, logarithmic in the tails |
+    | columns | normal scores; standardized columns, logarithmic in the tails, if they differ |
     | columns beside labels | both of these at once, with two and with three hidden layers |
-    | more than `MAX_DIRECTIONS` columns on both sides, or many on one | canonical directions |
+    | more than `MAX_DIRECTIONS` columns, beside several others | canonical directions |
     | labels | one-hot columns; numbers of few values as numbers, too |
 
     Where both sides are images, or many columns, of one shape, they are encoded alike, and networks
@@ -80,9 +80,9 @@ def candidates(
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
     if free and kinds == ("columns", "columns") and _are_normal(*pairs):
-        del pairs[1]
+        pairs = [pair for pair in pairs if pair.encoder != "standardized"]
     pairs += _learned(x, z, kinds, names, alike, on_stage)
-    if _have_directions(x, z, kinds):
+    if _have_directions(x, z, kinds, free):
         on_stage(f"canonical directions of {names[0]} and {names[1]}")
         pairs.append(_canonical(x, z, kinds, names, rows))
     if any(side.numbers is not None for side in (x, z)):
@@ -109,15 +109,13 @@ def candidates(
             raise ValueError(
                 "shared must be False for x and z of different kinds or shapes, or of few columns"
             )
-    pixels = [
+    pixels = tuple(
         f"The columns of {name} seem to be the pixels of images; if so, pass it as (n, "
         f"{', '.join(map(str, shape))}), as encoders of images see more."
         for side, kind, name in zip((x, z), kinds, names, strict=True)
-        if kind == "many columns" and (shape := flattened_shape(side.values)) is not None
-    ]
-    if not pixels:
-        return pairs
-    return [pair._replace(warning=" ".join([pair.warning, *pixels]).strip()) for pair in pairs]
+        if free and kind == "many columns" and (shape := flattened_shape(side.values)) is not None
+    )
+    return [pair._replace(warnings=pair.warnings + pixels) for pair in pairs]
 
 
 def _is_trained(encoder: str | nn.Module) -> bool:
@@ -184,7 +182,7 @@ def _prepared(
         for side, kind, name in zip((x, z), kinds, names, strict=True)
         if kind == "many columns" and (share := _share(side.values, name, axes)) < MIN_SHARE
     ]
-    pairs = [pair._replace(warning=" ".join(lost)) for pair in pairs]
+    pairs = [pair._replace(warnings=tuple(lost)) for pair in pairs]
     if "images" in kinds:
         flat = [
             side._replace(values=side.values.reshape(len(side.values), -1), kind="columns")
@@ -320,12 +318,12 @@ def _scaled(columns: NDArray, name: str) -> NDArray:
     return scale_jointly(clip_outlying_rows(columns, name), name)
 
 
-def _have_directions(x: Variable, z: Variable, kinds: tuple[str, str]) -> bool:
-    """Tell whether canonical directions may help: of fewer columns networks find them as well."""
+def _have_directions(x: Variable, z: Variable, kinds: tuple[str, str], free: bool) -> bool:
+    """Tell whether canonical directions may help: of few columns networks find them as well."""
     if "images" in kinds or kinds[0] == "labels" or kinds == ("columns", "labels"):
         return False
     widths = [side.values.shape[1] for side in (x, z) if side.kind != "labels"]
-    return min(widths) > (1 if "many columns" in kinds else MAX_DIRECTIONS)
+    return min(widths) > 1 and (max(widths) > MAX_DIRECTIONS or not free)
 
 
 def _canonical(

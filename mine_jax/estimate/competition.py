@@ -135,8 +135,8 @@ def lower_bounds(
             group_pairs(alike, config, num_rows), rows, keys, earlier, chosen, on_progress
         )
     ]
-    test_groups = None if grouping is None else grouping.codes[rows.test]
-    estimates = report(winners, list(pairs), rows, config, test_groups)
+    codes = None if grouping is None else grouping.codes
+    estimates = report(winners, list(pairs), rows, config, codes)
     if grouping is not None:
         unused = unused_warning(rows, n)
         for name, estimate in estimates.items():
@@ -278,7 +278,7 @@ def report(
     names: Sequence[str],
     rows: Splits,
     config: MineConfig,
-    test_groups: np.ndarray | None,
+    groups: np.ndarray | None,
 ) -> dict[str, Estimate]:
     """Evaluate the networks that are active, and report on each name.
 
@@ -287,7 +287,7 @@ def report(
       names: the names, in the order of the result.
       rows: the split.
       config: the configuration.
-      test_groups: group of each test sample, (folds, r); None if samples are independent.
+      groups: group of each sample, (n,); None if samples are independent.
     """
     parts = [_evaluate(each, rows) if each.active.any() else None for each in trainings]
     infos = [fit_info(each.progress, each.group.config) for each in trainings]
@@ -315,16 +315,19 @@ def report(
             _info_of([(infos[number], network) for number, network in of_folds]),
             _state_of(trainings, of_folds, config),
             config,
-            test_groups,
+            *((None, None) if groups is None else (groups[rows.test], groups[rows.validation])),
         )
         lost = dict.fromkeys(
-            trainings[number].group.pairs[network // trainings[number].folds].warning
+            sentence
             for number, network in of_folds
+            for sentence in trainings[number]
+            .group.pairs[network // trainings[number].folds]
+            .warnings
         )
         estimates[name] = dataclasses.replace(
             estimate,
             encoders=encoders,
-            warnings=estimate.warnings + tuple(sentence for sentence in lost if sentence),
+            warnings=estimate.warnings + tuple(lost),
         )
     return estimates
 
@@ -345,7 +348,8 @@ def _evaluate(training: Training, rows: Splits) -> HeldOutParts:
     train_rows = rows.train[:, : rows.test.shape[1]]
     with devices.for_networks(len(fold)):
         test, validation = held_out(rows.test, over), held_out(rows.validation, over)
-        # As validation samples are in training, by a program that is compiled already.
+        # As validation samples are in training, by a program that is compiled already (unless
+        # scores are normalized).
         places, shuffles = pad_rows(train_rows, width)[fold], num_shuffles(data, config)
         values = evaluate_values(state, active, data, places, config, shuffles, None)
         train = np.asarray(values[0]), np.asarray(values[1])

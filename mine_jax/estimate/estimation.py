@@ -38,7 +38,8 @@ def lower_bound(
 
     MINE (Belghazi et al. 2018): statistics networks ascend a bound on training samples, validation
     samples choose the state, and test samples give its value. By default the samples are split into
-    five parts, and each part is for testing once, on a network that was trained without it.
+    five parts, and each part is for testing once, on a network that was trained without it. Samples
+    are padded to a power of two in memory, so that other numbers of them compile nothing.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(1000, 1))

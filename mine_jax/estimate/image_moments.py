@@ -41,7 +41,8 @@ def flattened_shape(columns: np.ndarray) -> tuple[int, ...] | None:
     """Return (h, h) or (h, h, 3) if columns seem to be the pixels of square images, else None.
 
     A pixel is more like the one below it, h columns on, than like the one halfway there; columns
-    of a smooth curve are not, nor are features in any order.
+    of a smooth curve are not, nor are features in any order. Colors have channels last: with
+    channels first the pixel below is closer than a row of three channels.
 
     Args:
       columns: (n, d), finite.
@@ -55,6 +56,8 @@ def flattened_shape(columns: np.ndarray) -> tuple[int, ...] | None:
         norms = np.sqrt(np.square(some).sum(axis=0))
         step = side * channels
         below, between = (_likeness(some, norms, lag) for lag in (step, step // 2))
+        if channels > 1:
+            between = max(between, _likeness(some, norms, side))
         if below > max(MIN_LIKENESS, between + MIN_DIFFERENCE):
             return (side, side, channels)[: 2 if channels == 1 else 3]
     return None

@@ -29,7 +29,7 @@ class Pair(NamedTuple):
       seed: seed of the first weights; it distinguishes several fits of the same samples.
       encoder: name of what prepared them.
       overrides: fields of the configuration that these samples want, as (name, value).
-      warning: a sentence on what they leave out, if that may matter; else "".
+      warnings: sentences on what they leave out, if that may matter.
     """
 
     x: Side
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     seed: int = 0
     encoder: str = "given"
     overrides: tuple[tuple[str, Any], ...] = ()
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
     def of_fold(self, fold: int) -> tuple[Samples, Samples]:
         """Return the samples of one fold."""

@@ -48,7 +48,7 @@ class Estimate:
     | A network diverged | a validation value was not finite | lower learning rate |
     | Not converged | `max_steps` came before the end of improvement | more steps |
     | Only … validation samples | fewer than `MIN_VALIDATION_SAMPLES` | more samples |
-    | Training did not improve on T = 0 | independence, or too few samples | more samples |
+    | The networks are not told from T = 0 | independence, or too few samples | more samples |
     | Near the ceiling | the value is less than a nat below `ceiling_nats` | more samples |
     | The standard error … | it is above 0.1 nats and a tenth of the value | more samples |
     | One test sample lowers … | a single pair decides the value | more samples |
@@ -57,15 +57,19 @@ class Estimate:
     | Groups of unequal size | parts of one size leave out most rows | smaller groups, other folds |
     | … rows are copies | rows agree in x and z, which is no chance | remove them |
     | Neighboring rows are alike | a series, or sorted rows | `blocks`, `groups`, or shuffle rows |
+    | … is reduced to components | the encoder loses over a tenth of the variance | fewer columns |
+    | The columns seem to be pixels | images without their shape | reshape to (n, h, w, c) |
 
     Attributes:
       nats: the bound on test samples, which neither the training nor the choices of the network
-        used; with several folds the mean over them. Never above `ceiling_nats`.
+        used; with several folds the mean over them. Never above `ceiling_nats`. A fold counts 0
+        where the validation samples do not tell its network from T = 0.
       stderr: its standard error, in nats: the spread of samples, or of groups of them, not what the
-        network missed.
+        network missed. Folds that count 0 add none.
       validation_nats: the value on the validation samples, which chose the state.
       validation_stderr: its standard error.
-      train_nats: the value on as many training samples; far above `nats` it means over-fitting.
+      train_nats: the value on as many training samples (over `validation_shuffles` for networks
+        that are not separable); far above `nats` it means over-fitting.
         In the InfoNCE form where scores are normalized over training samples.
       ceiling_nats: ln of the number of test samples of a fold, the largest value that they can
         support (McAllester and Stratos 2020).
@@ -109,6 +113,7 @@ def make_estimate(
     state: MineState | Mapping[str, MineState],
     config: MineConfig,
     groups: np.ndarray | None = None,
+    validation_groups: np.ndarray | None = None,
 ) -> Estimate:
     """Build the estimate of one pair of variables from the networks of its folds.
 
@@ -125,6 +130,7 @@ def make_estimate(
       state: the networks, folds on the first axis.
       config: the configuration.
       groups: group of each test sample, (folds, r), integers; None if samples are independent.
+      validation_groups: likewise of each validation sample, (folds, s).
     """
     num_test, num_validation = (forms[0].influence.shape[-1] for forms in (test, validation))
     infonce = uses_infonce(validation[0].nats, validation[1].nats, num_test, config)
@@ -139,6 +145,14 @@ def make_estimate(
     test_values, validation_values = (
         HeldOut(*map(in_form, *forms)) for forms in (test, validation)
     )
+    if validation_groups is not None:
+        of_folds = [
+            grouped_stderr(HeldOut(*(leaf[[fold]] for leaf in validation_values)), codes[None])
+            for fold, codes in enumerate(validation_groups)
+        ]
+        # A single group has no spread.
+        stderrs = np.fmax(of_folds, validation_values.stderr)
+        validation_values = validation_values._replace(stderr=stderrs)
     train_values = in_form(*train)
     if config.reported_state == "best":
         learned = ~(validation_values.nats <= validation_values.stderr)  # True for nan
@@ -173,8 +187,10 @@ def make_estimate(
     near_ceiling = bool(beyond and config.form == "auto") or (
         raw + 2 * stderr > ceiling - CEILING_MARGIN
     )
-    finite = bool(info.finite.all())
-    warnings = _warnings(estimate, raw, near_ceiling, finite, num_test, num_validation, config)
+    finite, moved = bool(info.finite.all()), bool(np.any(info.best_step > 0))
+    warnings = _warnings(
+        *(estimate, raw, near_ceiling, finite, moved, num_test, num_validation, config)
+    )
     if groups is not None and (num_groups := len(np.unique(groups))) < MIN_GROUPS:
         warnings.append(
             f"Only {num_groups} groups or blocks of test samples, whose spread is the standard "
@@ -188,6 +204,7 @@ def _warnings(
     raw: float,
     near_ceiling: bool,
     finite: bool,
+    moved: bool,
     num_test: int,
     num_validation: int,
     config: MineConfig,
@@ -196,7 +213,7 @@ def _warnings(
     nats, stderr, train_nats = estimate.nats, estimate.stderr, estimate.train_nats
     # At the ceiling all samples have the same influence, too.
     spread = np.ptp(estimate.influence, axis=-1)
-    no_improvement = abs(raw) < ZERO_NATS and bool(np.all(spread < ZERO_NATS))
+    nothing = abs(raw) < ZERO_NATS and bool(np.all(spread < ZERO_NATS))
     warnings = []
     if not math.isfinite(nats):
         warnings.append(
@@ -207,7 +224,7 @@ def _warnings(
         warnings.append(
             "A network diverged and an earlier state is reported; lower the learning rate."
         )
-    if finite and not estimate.converged and not no_improvement:
+    if finite and not estimate.converged and (moved or not nothing):
         warnings.append(
             f"Not converged: training reached the limit of {config.max_steps} steps; the value may "
             "grow with a larger max_steps."
@@ -216,10 +233,10 @@ def _warnings(
         warnings.append(
             f"Only {num_validation} validation samples chose the state; use more samples."
         )
-    if no_improvement:
+    if nothing:
         warnings.append(
-            "Training did not improve on T = 0: X and Z may be independent, or more samples are "
-            "needed to learn the dependence."
+            "The validation samples do not tell the networks from T = 0: X and Z may be "
+            "independent, or more samples are needed to learn the dependence."
         )
     if near_ceiling:
         value = nats if math.isfinite(nats) else estimate.ceiling_nats

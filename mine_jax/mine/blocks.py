@@ -1,4 +1,4 @@
-"""Loops over blocks of samples that may end in padding, whose time is that of the others.
+"""Loops over blocks of samples, where blocks of nothing but padding cost no time.
 
 Blocks limit the memory for scores of pairs, too. How many blocks there are is known at run time
 alone, so that one program serves different numbers of samples.
@@ -53,7 +53,7 @@ def map_blocks(function: Callable[[Array], Any], rows: Array, number: Array, siz
       size: of a block.
 
     Returns:
-      The results, (r, …); for padding zeros, or what the function makes of it.
+      The results, (r, …); for padding zeros, or the function's values of it.
     """
 
     def block(i: Array) -> Any:
@@ -82,13 +82,13 @@ class Pairs(NamedTuple):
     """The scores of all pairs of n samples of x with m samples of z, block by block.
 
     Attributes:
-      score: takes codes of x and of z, and the positions of both, to scores, (rows, columns).
+      score: takes codes of x and of z, and the positions of x, to scores, (rows, columns).
       x_code: pytree of whole blocks of rows, samples in front.
       z_code: pytree of whole blocks of columns.
       x_number: how many of x are no padding, ().
       z_number: likewise of z.
       sizes: of the blocks.
-      joint: whether pairs of the same place count.
+      joint: whether the pairs (x_i, z_i) count.
     """
 
     score: Callable[[Any, Any, Array], Array]

@@ -404,9 +404,11 @@ def _sums_of_rows(joint: Array, rows: Array, others: Array) -> bounds.Sums:
 def even_shifts(n: Array | int, number: int) -> Array:
     """Return so many different shifts, spread evenly over 1 … n − 1; (number,).
 
-    Where there are fewer, they come first, and those from n on are none.
+    Where n − 1 < number, the first n − 1 are all that there are; the others are n or more, and do
+    not count.
     """
     places = jnp.arange(number)
     gaps = max(number - 1, 1)
-    spread = 1 + (2 * places * (n - 2) + gaps) // (2 * gaps)
+    whole, rest = (n - 2) // gaps, (n - 2) % gaps  # products of both would overflow
+    spread = 1 + places * whole + (2 * places * rest + gaps) // (2 * gaps)
     return jnp.where(n - 1 > number, spread, 1 + places)

@@ -250,7 +250,7 @@ def _one_chunk(
     if back.any():
         state = stack.choose(back, best, state)
     best_step = np.where(better, steps, progress.best_step)
-    # What does not improve on its start at one rate does not at a lower one, unless it diverged.
+    # What does not improve on its start at one rate rarely does at a lower one, if it is finite.
     last_rate = (progress.drops >= config.lr_drops) | ((best_step == 0) & np.isfinite(nats))
     ended = (impatient & last_rate) | (~idle & (nats >= enough))
     done = progress.done | ended

@@ -1,6 +1,6 @@
 """Row numbers that may end in padding, so that one program serves different numbers of samples.
 
-−1 stands for no row. It comes after all rows, and each network of a stack has as much of it.
+−1 stands for no row. It comes after all rows, equally often for all networks of a stack.
 """
 
 from typing import Any

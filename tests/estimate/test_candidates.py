@@ -106,6 +106,7 @@ TABLE = {
     ("normal", "five"): {"ranks": (2, 5), "standardized": (2, 5)},
     ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5)},
     ("thirty", "thirty"): {"ranks": (30, 30), "canonical": (21, 21)},
+    ("thirty", "normal"): {"ranks": (30, 2), "canonical": (3, 3)},
     ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
     ("words", "one"): {"both": (2, 2), "both, deep": (2, 2)},
     ("five", "counts"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
@@ -157,6 +158,8 @@ def test_candidates_are_those_of_the_table(x, z):
     ("x", "z", "fields", "expected"),
     [
         ("images", "colors", {"x_encoder": "patches"}, ["patches"]),
+        ("normal", "two", {"x_encoder": "standardized"}, ["standardized"]),
+        ("five", "two", {"x_encoder": "canonical"}, ["canonical"]),
         ("images", "five", {"z_encoder": "ranks", "x_encoder": "moments"}, ["moments / ranks"]),
         ("labels", "images", {"z_encoder": "eigenmaps"}, ["eigenmaps"]),
         ("many", "other many", {"shared": False}, ["components", "eigenmaps", "canonical"]),
@@ -250,18 +253,19 @@ def test_candidates_encode_equal_rows_alike():
 
 def test_candidates_with_lost_variance_say_so():
     for x, z in (("five", "many"), ("many", "more"), ("five", "two"), ("images", "labels")):
-        assert not any(pair.warning for pair in found(x, z).values())
+        assert not any(pair.warnings for pair in found(x, z).values())
     constant = read_variable(np.ones((N, 150)))
     five = read_variable(kinds()["five"])
-    assert not any(pair.warning for pair in candidates(constant, five, ROWS, ("x", "z"), CONFIG))
+    assert not any(pair.warnings for pair in candidates(constant, five, ROWS, ("x", "z"), CONFIG))
     pairs = found("labels", "other many")
-    assert "other many is reduced to principal components with " in pairs["components"].warning
-    percent = int(pairs["components"].warning.split("% of its variance")[0].split()[-1])
+    (sentence,) = pairs["components"].warnings
+    assert "other many is reduced to principal components with " in sentence
+    percent = int(sentence.split("% of its variance")[0].split()[-1])
     columns = kinds()["other many"]
     variances = np.square(np.linalg.svd(columns - columns.mean(axis=0), compute_uv=False))
     assert abs(percent - 100 * variances[:NUM_COMPONENTS].sum() / variances.sum()) < 2
-    assert not pairs["eigenmaps"].warning
-    assert not pairs["canonical"].warning
+    assert not pairs["eigenmaps"].warnings
+    assert not pairs["canonical"].warnings
 
 
 def test_candidates_of_pixels_without_the_shape_of_images_say_so():
@@ -271,7 +275,7 @@ def test_candidates_of_pixels_without_the_shape_of_images_say_so():
     pairs = candidates(flat, read_variable(kinds()["five"]), ROWS, ("gray", "z"), CONFIG)
     assert len(pairs) == 3
     sentence = "The columns of gray seem to be the pixels of images; if so, pass it as (n, 12, 12)"
-    assert all(sentence in pair.warning for pair in pairs)
+    assert all(sentence in pair.warnings[-1] for pair in pairs)
 
 
 def test_candidates_canonical_of_more_columns_than_it_takes():

@@ -112,7 +112,9 @@ def test_flattened_shape_finds_the_sides_of_pixels_alone():
     assert flattened_shape(pixels) == (SIDE, SIDE)
     colors = images * rng.uniform(0.5, 1, (len(images), 1, 1, 3))
     assert flattened_shape(colors.reshape(len(images), -1)) == (SIDE, SIDE, 3)
+    planar = np.moveaxis(colors, -1, 1).reshape(len(images), -1)
     smooth = np.cumsum(rng.normal(size=(200, 400)), axis=1)
     latent = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 400))
-    others = [pixels[:, rng.permutation(400)], pixels[:, :399], pixels[:, :49], smooth, latent]
-    assert [flattened_shape(other) for other in (*others, np.ones((200, 400)))] == [None] * 6
+    others = [pixels[:, rng.permutation(400)], pixels[:, :399], pixels[:, :49], planar, smooth]
+    others.append(latent)
+    assert [flattened_shape(other) for other in (*others, np.ones((200, 400)))] == [None] * 7

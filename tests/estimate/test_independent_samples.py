@@ -57,6 +57,4 @@ def test_lower_bound_of_independent_samples_is_zero(x, z):
     rng = np.random.default_rng(1)
     estimate = lower_bound(x(rng), z(rng), config=CONFIG)
     assert len(estimate.encoders) == CONFIG.folds
-    assert estimate.nats <= 0.03 + 3 * estimate.stderr
-    # Of several encoders, one seems to tell something to 50 validation samples.
-    assert estimate.nats > -0.2
+    assert abs(estimate.nats) <= 0.03 + 3 * estimate.stderr

@@ -43,9 +43,12 @@ def make(
     stderr=0.05,
     influence=None,
     num_validation=50,
+    validation_influence=None,
     converged=(True, True),
     finite=(True, True),
+    best_step=(50, 100),
     groups=None,
+    validation_groups=None,
     **config,
 ):
     """Make an estimate of two folds."""
@@ -53,7 +56,7 @@ def make(
         steps_at=np.array([0, 50, 100]),
         batch_nats=np.zeros((3, 2)),
         validation_nats=np.ones((3, 2)),
-        best_step=np.array([50, 100]),
+        best_step=np.array(best_step),
         steps=np.array([100, 50]),
         converged=np.array(converged),
         finite=np.array(finite),
@@ -61,7 +64,7 @@ def make(
     return make_estimate(
         (held_out(nats, stderr, influence), held_out(infonce, 2 * np.asarray(stderr), influence)),
         (
-            held_out(validation, size=num_validation),
+            held_out(validation, influence=validation_influence, size=num_validation),
             held_out(validation_infonce, size=num_validation),
         ),
         (np.broadcast_to(train, 2), np.full(2, 0.7)),
@@ -69,6 +72,7 @@ def make(
         "state",
         MineConfig(**config),
         groups,
+        validation_groups,
     )
 
 
@@ -112,6 +116,14 @@ def test_make_estimate_reports_zero_for_folds_that_validation_does_not_tell_from
     grouped = make(nats=[-0.3, 0.2], groups=np.arange(200).reshape(2, 100) // 5, **doubtful)
     assert grouped.nats == pytest.approx(0.1)
     assert grouped.stderr < 0.2  # the spread of the folds' values, 0 and 0.2
+    # The error of samples in groups of ten alike is larger.
+    alike = np.random.default_rng(1).normal(0, 0.1, (2, 5)).repeat(10, axis=1)
+    codes = np.arange(100).reshape(2, 50) // 10
+    near = {"validation": 0.055, "validation_infonce": 0.0, "validation_influence": alike}
+    assert make(**near).nats == pytest.approx(1.0)
+    assert make(**near, validation_groups=codes).nats == 0
+    one_group = make(validation_groups=np.zeros((2, 50), int))
+    assert one_group.nats == pytest.approx(1.0)
     # A state that was not chosen is not replaced; nor one without a value.
     last = make(nats=[-0.3, 0.2], reported_state="last", **doubtful)
     assert last.nats == pytest.approx(-0.05)
@@ -138,11 +150,16 @@ AT_CEILING = "Near the ceiling of 4.61 nats, .* 100 test samples"
         ({"num_validation": 20}, []),
         (
             {"nats": 0.0, "train": 0.0, "influence": np.zeros((2, 100))},
-            ["did not improve on T = 0"],
+            ["do not tell the networks from T = 0"],
         ),
         (
             {"nats": 0.0, "train": 0, "influence": np.ones((2, 100)), "converged": (False, False)},
-            ["did not improve on T = 0"],
+            ["Not converged", "do not tell the networks from T = 0"],
+        ),
+        (
+            {"nats": 0.3, "train": 0.3, "validation": 0.04, "validation_infonce": 0.0}
+            | {"best_step": (0, 0), "converged": (False, False)},
+            ["do not tell the networks from T = 0"],
         ),
         ({"nats": 0.0, "train": 0.0}, []),  # the influences tell that T is not constant
         ({"nats": CEILING, "train": 4, "influence": np.zeros((2, 100))}, [AT_CEILING]),
