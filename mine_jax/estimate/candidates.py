@@ -30,7 +30,7 @@ NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
 BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
-SAME = 0.99  # from this correlation with normal scores on, standardized columns do not compete
+SAME = 0.99  # from this correlation with standardized columns on, normal scores do not compete
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 
@@ -48,7 +48,7 @@ def candidates(
     |---|---|
     | images | moments beside principal components; these alone; patch features; eigenmaps |
     | more than `MAX_RANKED_COLUMNS` columns | principal components; eigenmaps of these |
-    | columns | normal scores; standardized columns, logarithmic in the tails, if they differ |
+    | columns | standardized columns, logarithmic in the tails; normal scores, if they differ |
     | columns beside labels | both of these at once, with two and with three hidden layers |
     | more than `MAX_DIRECTIONS` columns, beside several others | canonical directions |
     | labels | one-hot columns; numbers of few values as numbers, too |
@@ -80,7 +80,7 @@ def candidates(
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
     if free and kinds == ("columns", "columns") and _are_normal(*pairs):
-        pairs = [pair for pair in pairs if pair.encoder != "standardized"]
+        pairs = [pair for pair in pairs if pair.encoder == "standardized"]
     pairs += _learned(x, z, kinds, names, alike, on_stage)
     if _have_directions(x, z, kinds, free):
         on_stage(f"canonical directions of {names[0]} and {names[1]}")
@@ -195,7 +195,7 @@ def _prepared(
 
 
 def _are_normal(ranks: Pair, standardized: Pair) -> bool:
-    """Tell whether columns are normal by themselves, so that their normal scores change little."""
+    """Tell whether columns are normal by themselves: scores would only add the noise of ranks."""
     for scores, columns in zip(ranks.of_fold(0), standardized.of_fold(0), strict=True):
         # Both have unit variance; constant columns are zero.
         difference = np.asarray(scores.measured) - np.asarray(columns.measured)
