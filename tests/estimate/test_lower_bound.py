@@ -186,9 +186,11 @@ def test_lower_bound_published_reports_last_state_by_its_definition():
     assert np.all(estimate.state.steps == estimate.steps)
     rows = split(jax.random.split(KEY)[0], len(x), config)
     columns = [np.float32((side - side.mean(0)) / side.std(0)) for side in (x, z)]
-    for part, nats in ((rows.test, estimate.nats), (rows.train[:, :80], estimate.train_nats)):
+    # The value on training samples takes shuffles, that on test samples all pairs.
+    parts = (rows.test, estimate.nats, 1e-3), (rows.train[:, :80], estimate.train_nats, 0.02)
+    for part, nats, margin in parts:
         value = evaluate(KEY, estimate.state, *({"": side[part[0]]} for side in columns), config)
-        assert float(value.nats[0]) == pytest.approx(nats, abs=1e-3)
+        assert float(value.nats[0]) == pytest.approx(nats, abs=margin)
 
 
 # --- Estimates ------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def test_lower_bound_of_known_shapes_compiles_nothing_and_clears_nothing(compila
     # A constant tells nothing; the earlier networks would be worse than T = 0.
     assert abs(estimate.nats) < 1e-5
     assert len(estimate.warnings) == 1
-    assert "did not improve" in estimate.warnings[0]
+    assert "do not tell the networks" in estimate.warnings[0]
 
 
 def test_lower_bound_reports_progress_and_shows_it(capsys):
@@ -319,7 +321,7 @@ CONTEXTS = []
 
 def test_lower_bound_custom_network_learns_in_contexts_of_the_caller():
     rng = np.random.default_rng(5)
-    x = rng.normal(size=(400, 1))
+    x = rng.normal(size=(1000, 1))
     z = correlated(rng, x, 1)
     config = MineConfig(
         network=Quadratic(),
