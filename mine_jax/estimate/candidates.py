@@ -30,7 +30,7 @@ NUM_GRAPH_COMPONENTS = 50  # in whose space samples have their neighbors
 WHITENING = 0.1  # of the mean variance of these components, added to each
 MAX_CANONICAL_COLUMNS = 1024  # of more columns the first so many principal components
 BASE = {"images": "moments", "many columns": "components", "columns": "ranks", "labels": "labels"}
-SAME = 0.99  # from this correlation with standardized columns on, normal scores do not compete
+SAME = 0.999  # from this correlation with standardized columns on, normal scores do not compete
 MIN_SHARE = 0.9  # of the variance of many columns in their components; less is reported
 
 

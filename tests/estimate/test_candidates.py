@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from mine_jax.estimate import split
 from mine_jax.estimate.candidates import MAX_CANONICAL_COLUMNS, candidates
@@ -39,7 +40,7 @@ def kinds():
         "five": np.exp(rng.normal(size=(N, 5)) + latent),
         "two": rng.normal(size=(N, 2)) + latent,
         "thirty": rng.normal(size=(N, 30)) + latent,
-        "normal": rng.normal(size=(N, 2)),
+        "normal": norm.ppf((rng.permuted([np.arange(N)] * 2, axis=1).T + 0.5) / N),
         "one": latent,
         "labels": np.digitize(latent[:, 0], [-0.5, 0.5]),
         "counts": np.arange(N) % 12,
@@ -101,12 +102,12 @@ TABLE = {
     ("labels", "many"): {"components": (20, 3), "eigenmaps": (20, 3), "canonical": (4, 3)},
     ("five", "two"): {"ranks": (5, 2), "standardized": (5, 2)},
     ("five", "one"): {"ranks": (5, 1), "standardized": (5, 1)},
-    ("one", "one"): {"standardized": (1, 1)},
-    ("normal", "one"): {"standardized": (2, 1)},
+    ("one", "one"): {"ranks": (1, 1), "standardized": (1, 1)},
+    ("normal", "normal"): {"standardized": (2, 2)},
     ("normal", "five"): {"ranks": (2, 5), "standardized": (2, 5)},
     ("five", "five"): {"ranks": (5, 5), "standardized": (5, 5)},
-    ("thirty", "thirty"): {"standardized": (30, 30), "canonical": (21, 21)},
-    ("thirty", "normal"): {"standardized": (30, 2), "canonical": (3, 3)},
+    ("thirty", "thirty"): {"ranks": (30, 30), "standardized": (30, 30), "canonical": (21, 21)},
+    ("thirty", "normal"): {"ranks": (30, 2), "standardized": (30, 2), "canonical": (3, 3)},
     ("five", "labels"): {"both": (10, 3), "both, deep": (10, 3)},
     ("words", "one"): {"both": (2, 2), "both, deep": (2, 2)},
     ("five", "counts"): {"both": (10, 12), "numbers": (5, 1), "both, deep": (10, 12)},
@@ -158,7 +159,7 @@ def test_candidates_are_those_of_the_table(x, z):
     ("x", "z", "fields", "expected"),
     [
         ("images", "colors", {"x_encoder": "patches"}, ["patches"]),
-        ("normal", "two", {"x_encoder": "ranks"}, ["ranks"]),
+        ("normal", "normal", {"x_encoder": "ranks"}, ["ranks"]),
         ("five", "two", {"x_encoder": "canonical"}, ["canonical"]),
         ("images", "five", {"z_encoder": "ranks", "x_encoder": "moments"}, ["moments / ranks"]),
         ("labels", "images", {"z_encoder": "eigenmaps"}, ["eigenmaps"]),
