@@ -343,7 +343,8 @@ def normal_scores(columns: np.ndarray, name: str = "x") -> np.ndarray:
 def _standardize(columns: np.ndarray, name: str) -> np.ndarray:
     """Scale each column to zero mean and unit variance."""
     _check_finite(columns, name)
-    columns = columns / np.float64(_max_abs(columns, name))  # squares of 1e200 overflow
+    largest = np.abs(columns).max(axis=0).astype(np.float64)
+    columns = columns / np.where(largest > 0, largest, 1)  # squares of 1e200 overflow
     columns -= columns.min(axis=0)
     largest = columns.max(axis=0)
     columns /= np.where(largest > 0, largest, 1)

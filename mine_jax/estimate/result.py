@@ -185,7 +185,7 @@ def make_estimate(
         form="nwj" if config.bound == "nwj" else forms.pop() if len(forms) == 1 else "mixed",
     )
     near_ceiling = bool(beyond and config.form == "auto") or (
-        raw + 2 * stderr > ceiling - CEILING_MARGIN
+        raw + 2 * min(stderr, CEILING_MARGIN) > ceiling - CEILING_MARGIN or stderr == math.inf
     )
     finite, moved = bool(info.finite.all()), bool(np.any(info.best_step > 0))
     warnings = _warnings(

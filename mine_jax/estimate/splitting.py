@@ -119,7 +119,7 @@ def _random_bits(key: Array, number: int) -> Array:
 
     def draw(key: Array, _: None) -> tuple[Array, Array]:
         key, of_round = jax.random.split(key)
-        return key, jax.random.bits(of_round, (number,))
+        return key, jax.random.bits(of_round, (number,), np.uint32)
 
     return jax.lax.scan(draw, key, None, MAX_ROUNDS)[1]
 
@@ -301,9 +301,11 @@ def _deal(group_sizes: np.ndarray, place: np.ndarray, targets: list[int]) -> np.
 
 def _codes_of(groups: Any, n: int) -> np.ndarray:
     """Number the groups of the caller, (n,)."""
+    if getattr(groups, "ndim", 1) == 2 and groups.shape[1] == 1 and hasattr(groups, "ravel"):
+        groups = groups.ravel()
     values = groups.tolist() if hasattr(groups, "tolist") else groups
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"groups must have an entry for each row, got {groups!r}")
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"groups must be a list with an entry for each row, got {groups!r}")
     values = list(values)
     if len(values) != n:
         raise ValueError(f"groups must have an entry for each of the {n} rows, got {len(values)}")

@@ -17,6 +17,8 @@ import numpy as np
 from mine_jax.estimate.image_moments import image_shape
 from mine_jax.estimate.preparation import MAX_LABELS, as_labels
 
+MAX_ONCE = 0.9  # of the rows may hold labels that occur once
+MAX_EXACT = 1 << 53  # up to which float64 tells integers apart
 MIN_COUNT = 10  # rows from which a class can be learned
 MIN_SHARE = 0.9  # of the rows, in values that are that frequent
 MAX_UNORDERED = 10  # different values up to which an order tells nothing more
@@ -75,18 +77,18 @@ def read_variables(
       x, and z by name.
 
     Raises:
-      ValueError: if the numbers of samples differ, `discrete` is none of these, or a variable
-        cannot be read.
+      ValueError: if the numbers of samples differ, `discrete` is none of these, a variable cannot
+        be read, or nearly all of its labels occur once.
     """
     for_x, for_z = _discrete_sides(discrete, list(z))
     x_read = read_variable(x, "x", for_x)
     z_read = {name: read_variable(values, name, for_z[name]) for name, values in z.items()}
-    lengths = {
-        name: len(side.values) if side.values.ndim else 0
-        for name, side in ({"x": x_read} | z_read).items()
-    }
+    sides = [("x", x_read), *((name if name != "x" else "x of z", z_read[name]) for name in z_read)]
+    lengths = {name: len(side.values) if side.values.ndim else 0 for name, side in sides}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"x and z must have the same number of samples, got {lengths}")
+    for name, side in sides:
+        _refuse_identifiers(side, name)
     return x_read, z_read
 
 
@@ -118,8 +120,9 @@ def read_variable(values: Any, name: str = "x", discrete: Discrete = "auto") -> 
     """
     if isinstance(values, Variable):
         return values
-    if discrete not in ("auto", True, False):
+    if not isinstance(discrete, bool | np.bool_) and discrete != "auto":
         raise ValueError(f'discrete must be "auto", True or False, got {discrete!r}')
+    discrete = "auto" if isinstance(discrete, str) else bool(discrete)
     fields = _frame_fields(values, name)
     if fields is None:
         array = _to_array(values, name)
@@ -174,7 +177,9 @@ def row_codes(values: np.ndarray) -> np.ndarray:
     seen: dict[bytes, int] = {}
     codes = np.empty(len(columns), np.int64)
     for start in range(0, len(columns), size):
-        block = np.ascontiguousarray(columns[start : start + size] + 0.0)  # -0.0 equals 0.0
+        block = np.ascontiguousarray(columns[start : start + size])
+        if block.dtype.kind == "f":
+            block = block + 0.0  # -0.0 equals 0.0
         for i, row in enumerate(block, start):
             digest = hashlib.blake2b(row, digest_size=16).digest()
             codes[i] = seen.setdefault(digest, len(seen))
@@ -200,18 +205,43 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
         _check_rows(_by_column(np.isnan, array), name, *MISSING)
         _check_rows(_by_column(np.isinf, array), name, *INFINITE)
     if discrete is True:
-        return _labels(row_codes(_floats(array)), name)
+        return _labels(row_codes(array if array.dtype.kind in "iu" else _floats(array)), name)
     if discrete == "auto":
-        if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(_floats(array))):
+        if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(array)):
             labels = _labels(array.ravel(), name)
             numbers = _floats(array).reshape(-1, 1)
             return labels._replace(numbers=numbers) if _may_be_ordered(labels) else labels
         classes = as_labels(array)
         if classes is not array:
             return _labels(classes, name)
+    _check_digits(array, name)
     if image_shape(shape) is not None:
         return Variable(_floats(array), "images", shape)
     return Variable(_floats(array).reshape(len(array), -1), "columns", shape)
+
+
+def _check_digits(array: np.ndarray, name: str) -> None:
+    """Raise ValueError for integers that float64 does not tell apart."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
+        return
+    if max(abs(int(array.min())), abs(int(array.max()))) > MAX_EXACT:
+        raise ValueError(
+            f"{name} holds integers beyond 2^53, of which floats lose digits: subtract the "
+            "smallest one, or give discrete=True if they are labels"
+        )
+
+
+def _refuse_identifiers(side: Variable, name: str) -> None:
+    """Raise ValueError for labels that occur once: their classes are in no two parts of a split."""
+    if side.kind != "labels":
+        return
+    once = int(np.sum(np.bincount(side.values) == 1))
+    if once > MAX_ONCE * len(side.values):
+        raise ValueError(
+            f"{once:,} of the {len(side.values):,} labels of {name} occur once, as identifiers do, "
+            "and nothing can be learned of them: leave it out, or turn it into numbers "
+            "(discrete=False)"
+        )
 
 
 def _may_be_ordered(labels: Variable) -> bool:
@@ -278,7 +308,7 @@ def _discrete_sides(discrete: Any, names: list[str]) -> tuple[Discrete, dict[str
     for_x, for_z = discrete, discrete
     if isinstance(discrete, tuple | list) and len(discrete) == 2:
         for_x, for_z = discrete
-    elif not isinstance(discrete, bool | str):
+    elif not isinstance(discrete, bool | np.bool_ | str):
         raise ValueError(
             f'discrete must be "auto", True, False, or a pair of them for x and z, got {discrete!r}'
         )
@@ -321,6 +351,10 @@ def _to_array(values: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} cannot be read as an array, whose samples all have the same shape: {error}"
         ) from error
+    if array.dtype.kind in "US" and isinstance(values, list | tuple):
+        objects = np.asarray(values, object)  # NumPy turns NaN beside text into the text "nan"
+        if not all(isinstance(value, str | bytes) for value in objects.ravel()):
+            array = objects
     if array.dtype == object and array.ndim == 0:
         raise ValueError(f"{name} cannot be read as an array: it is a {type(values).__name__}")
     return array
@@ -387,6 +421,13 @@ def _from_objects(values: np.ndarray, where: str) -> np.ndarray:
         return values.astype(bool)
     if all_are(datetime.date | datetime.time | datetime.timedelta):
         raise ValueError(_date_message(where, types.pop().__name__))
+    if all_are(int | np.integer):
+        try:
+            return values.astype(np.int64)
+        except OverflowError as error:
+            raise ValueError(
+                f"{where} holds integers beyond 64 bits: divide them, or give text for labels"
+            ) from error
     if all_are(numbers.Number):
         complex_values = any(issubclass(each, complex | np.complexfloating) for each in types)
         return values.astype(np.complex128 if complex_values else np.float64)

@@ -205,8 +205,9 @@ def test_group_rows_warns_of_a_series_unless_told():
     [
         ({"groups": np.zeros(N), "blocks": 9}, "groups or blocks, not both"),
         ({"groups": np.zeros(9)}, "groups must have an entry for each of the 1000 rows, got 9"),
-        ({"groups": "patient"}, "groups must have an entry for each row, got 'patient'"),
-        ({"groups": 3}, "groups must have an entry for each row, got 3"),
+        ({"groups": "patient"}, "groups must be a list with an entry for each row, got 'patient'"),
+        ({"groups": 3}, "groups must be a list with an entry for each row, got 3"),
+        ({"groups": {0: 1}}, "groups must be a list with an entry for each row, got {0: 1}"),
         ({"groups": np.zeros((N, 2))}, "groups must be hashable"),
         ({"groups": [None, *range(N - 1)]}, "groups has missing values in 1 of 1,000 rows"),
         ({"groups": np.arange(N) % 6}, "6 groups are too few, .* folds = 5 needs 7"),

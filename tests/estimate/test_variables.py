@@ -396,3 +396,45 @@ def test_row_codes_are_equal_where_rows_are(rows, columns):
     equal = (values[:, None] == values[None]).all(axis=2)
     np.testing.assert_array_equal(codes[:, None] == codes[None], equal)
     assert set(codes) == set(range(codes.max() + 1))
+
+
+def test_read_variables_refuses_labels_that_occur_once():
+    identifiers = [f"user {i}" for i in range(100)]
+    numbers = np.arange(100.0)
+    with pytest.raises(ValueError, match="100 of the 100 labels of z occur once, as identifiers"):
+        read_variables(numbers, {"z": identifiers})
+    with pytest.raises(ValueError, match="labels of x occur once"):
+        read_variables(numbers, {"z": numbers}, discrete=(True, False))
+    _, sides = read_variables(numbers, {"z": identifiers[:85] + ["user 0"] * 15})
+    assert sides["z"].kind == "labels"
+
+
+def test_read_variable_tells_large_integers_apart():
+    codes = np.random.default_rng(0).integers(0, 5, 200)
+    for large in (2**60 + codes, (2**60 + codes).astype(object), 2**63 + codes.astype(np.uint64)):
+        for discrete in ("auto", True):
+            labels = read_variable(large, discrete=discrete)
+            assert labels.kind == "labels"
+            np.testing.assert_array_equal(labels.values, codes)
+        with pytest.raises(ValueError, match=r"integers beyond 2\\^53.*subtract the smallest"):
+            read_variable(large, discrete=False)
+    with pytest.raises(ValueError, match="integers beyond 64 bits"):
+        read_variable([10**400, *range(50)])
+
+
+def test_read_variable_of_lists_with_missing_text_counts_it():
+    with pytest.raises(ValueError, match="missing values in 20 of 60 rows"):
+        read_variable(["a", "b", float("nan")] * 20)
+    with pytest.raises(ValueError, match="objects of type float, str"):
+        read_variable(["a", 1.5] * 20)
+
+
+def test_read_variables_takes_truth_values_of_numpy_and_no_others():
+    tenths = np.arange(200) % 50 / 10
+    x, sides = read_variables(tenths, {"x": tenths}, discrete=(np.True_, np.False_))
+    assert (x.kind, sides["x"].kind) == ("labels", "columns")
+    for wrong in ((1, 0), 1, ("auto", {"x": 1})):
+        with pytest.raises(ValueError, match="discrete must be"):
+            read_variables(tenths, {"x": tenths}, discrete=wrong)
+    with pytest.raises(ValueError, match="'x': 200, 'x of z': 150"):
+        read_variables(tenths, {"x": tenths[:150]})
