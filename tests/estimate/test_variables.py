@@ -416,7 +416,7 @@ def test_read_variable_tells_large_integers_apart():
             labels = read_variable(large, discrete=discrete)
             assert labels.kind == "labels"
             np.testing.assert_array_equal(labels.values, codes)
-        with pytest.raises(ValueError, match=r"integers beyond 2\\^53.*subtract the smallest"):
+        with pytest.raises(ValueError, match=r"integers beyond 2\^53.*subtract the smallest"):
             read_variable(large, discrete=False)
     with pytest.raises(ValueError, match="integers beyond 64 bits"):
         read_variable([10**400, *range(50)])
