@@ -25,6 +25,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """The programs of many modules are more memory mappings than Linux grants a process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compile_fast():
     """Small networks run fast enough without XLA's optimizations."""
