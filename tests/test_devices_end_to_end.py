@@ -15,7 +15,14 @@ from mine_jax.mine import MineConfig
 
 # The mesh divides batches, and validation and test samples.
 CONFIG = MineConfig(
-    hidden=16, features=8, batch_size=64, check_every=10, max_steps=30, folds=2, patience=9
+    hidden=16,
+    features=8,
+    batch_size=64,
+    check_every=10,
+    max_steps=30,
+    folds=2,
+    patience=9,
+    x_encoder="ranks",  # of all folds, so that states alone are warm starts
 )
 BATCH_SIZES = (16, 15)  # of a classifier: two devices share one of them
 PROGRAM = """

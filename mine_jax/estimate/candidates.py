@@ -41,6 +41,7 @@ def candidates(
     names: tuple[str, str],
     config: MineConfig,
     on_stage: OnStage = lambda text: None,
+    every: bool = False,
 ) -> list[Pair]:
     """Prepare the samples of two variables in all the ways that suit them, for a competition.
 
@@ -63,6 +64,7 @@ def candidates(
       names: of both, for messages.
       config: `x_encoder`, `z_encoder` and `shared` leave fewer candidates.
       on_stage: told of what takes long, before it begins.
+      every: leave out none that only costs time, as a warm start may be of one.
 
     Returns:
       Pairs with different `encoder`s; labels are on the side of z.
@@ -76,7 +78,7 @@ def candidates(
     if any(_is_trained(encoder) for encoder in wanted):
         return [_trained(x, z, names, wanted)]
     kinds = _kind(x), _kind(z)
-    free = wanted == ("auto", "auto")
+    free = wanted == ("auto", "auto") and not every
     alike = x.values.shape == z.values.shape and kinds[0] == kinds[1] != "labels"
     pairs = _prepared(x, z, kinds, names)
     if free and kinds == ("columns", "columns") and _are_normal(*pairs):

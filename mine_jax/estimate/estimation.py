@@ -103,6 +103,7 @@ def lower_bound(
         pairs = candidate_pairs(
             *(x_variable, z_variables, config, key, grouping),
             on_stage=lambda text: report(0, config.max_steps, text),
+            every=inits is not None,
         )
         states: dict[str, Any] | None = None
         encoders: dict[str, tuple[str, ...]] = {}
@@ -136,6 +137,7 @@ def candidate_pairs(
     key: Array,
     grouping: Grouping | None,
     on_stage: Callable[[str], None] = lambda text: None,
+    every: bool = False,
 ) -> dict[str, list[Pair]]:
     """Return the pairs whose encoders compete for each name; a single one where it was chosen."""
     named = (config.x_encoder, config.z_encoder) != ("auto", "auto")
@@ -145,7 +147,8 @@ def candidate_pairs(
         check_not_empty(side.values, name)
     rows = split(split_key(key), check_size(len(x.values), config), config, grouping)
     return {
-        name: candidates(x, side, rows, ("x", name), config, on_stage) for name, side in z.items()
+        name: candidates(x, side, rows, ("x", name), config, on_stage, every)
+        for name, side in z.items()
     }
 
 

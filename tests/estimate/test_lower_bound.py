@@ -247,15 +247,15 @@ def test_lower_bounds_other_round_has_other_batches_and_same_split():
 
 def test_lower_bound_of_known_shapes_compiles_nothing_and_clears_nothing(compilations):
     x, named = samples()
-    constant = np.ones_like(x)
-    alone()
+    constant, config = np.ones_like(x), dataclasses.replace(CONFIG, x_encoder="ranks")
+    earlier = lower_bound(x, named["narrow"], config=config)
     function = jax.jit(lambda values: values + 1)
     with compilations() as seen:
         function(np.ones(3))
     assert seen
     with compilations() as seen:
         estimate = lower_bound(
-            constant, named["narrow"], key=jax.random.key(1), config=CONFIG, init=alone()
+            constant, named["narrow"], key=jax.random.key(1), config=config, init=earlier
         )
         function(np.ones(3))
     assert seen == []
