@@ -204,10 +204,11 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
     if array.dtype.kind not in "biu":
         _check_rows(_by_column(np.isnan, array), name, *MISSING)
         _check_rows(_by_column(np.isinf, array), name, *INFINITE)
+    exact = array if array.dtype.kind in "iu" else _floats(array)
     if discrete is True:
-        return _labels(row_codes(array if array.dtype.kind in "iu" else _floats(array)), name)
+        return _labels(row_codes(exact), name)
     if discrete == "auto":
-        if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(array)):
+        if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(exact)):
             labels = _labels(array.ravel(), name)
             numbers = _floats(array).reshape(-1, 1)
             return labels._replace(numbers=numbers) if _may_be_ordered(labels) else labels
