@@ -71,7 +71,8 @@ def jit(
       function: the function; None to return a decorator.
       static_argnames: as for `jax.jit`.
       fast_compile: optimize less, for programs that run for less time than they compile.
-      shares_work: put all arrays on `devices.networks_mesh`, whose devices share the work.
+      shares_work: put all arrays on `devices.networks_mesh`, whose devices share the work; a call
+        returns when its results are there.
     """
     if function is None:
         return functools.partial(
@@ -103,6 +104,11 @@ def jit(
                 )
         # Where a CPU's devices share networks, arrays committed to one of them would clash.
         args, kwargs = devices.commit_to_networks_mesh((args, kwargs), every=shares_work)
-        return compiled[backend, mesh](*args, **kwargs)
+        if not shares_work or devices.networks_mesh() is None:
+            return compiled[backend, mesh](*args, **kwargs)
+        # Devices wait for one another within such a program. A CPU has a thread for each device,
+        # and holds one where 32 programs are under way: with others queued it could wait forever.
+        args, kwargs = jax.block_until_ready((args, kwargs))
+        return jax.block_until_ready(compiled[backend, mesh](*args, **kwargs))
 
     return call

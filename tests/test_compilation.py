@@ -1,5 +1,8 @@
 """Tests of `jit`: results, number of compilations, use inside other traces, compiler options."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,3 +71,21 @@ def test_jit_fast_compile_lowers_the_optimization_level(
     monkeypatch.setattr(jax, "jit", record)
     jit(lambda: 0, fast_compile=fast_compile)()
     assert used == [{compilation.OPTIMIZATION_LEVEL: level}]
+
+
+def test_programs_that_share_work_are_done_when_they_return():
+    """Else a CPU's devices could wait for one another forever behind other programs."""
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+from mine_jax.compilation import jit
+
+def work(x):
+    return jax.lax.fori_loop(0, 100, lambda i, y: y @ y / jnp.linalg.norm(y), x)
+
+print(*(jit(work, shares_work=True)(jnp.ones((500, 500))).is_ready() for _ in range(3)))
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True"] * 3

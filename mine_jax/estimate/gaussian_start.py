@@ -355,7 +355,10 @@ def _gap(one_minus_rho: Array, a: Array, b: Array, n: Array) -> Array:
 
 
 @jit(fast_compile=True)
-def temper_correlations(form: Correlated, temperature: float, leading: int) -> GaussianPart:
+@jit(fast_compile=True)
+def temper_correlations(
+    form: Correlated, temperature: float | Array, leading: int | Array
+) -> GaussianPart:
     """Return the Gaussian part of canonical pairs.
 
     For unit-variance u, v with correlation ρ the log density ratio is
@@ -446,7 +449,8 @@ def discriminant_form(
     return stack.map_networks(mapper, one, fold, data.x.index, data.z.index, common=common)
 
 
-def temper_discriminants(part: GaussianPart, temperature: float) -> GaussianPart:
+@jit(fast_compile=True)
+def temper_discriminants(part: GaussianPart, temperature: float | Array) -> GaussianPart:
     """Multiply discriminants by a temperature."""
     return part._replace(
         cross=part.cross * temperature,

@@ -88,7 +88,7 @@ def read_variables(
     if len(set(lengths.values())) != 1:
         raise ValueError(f"x and z must have the same number of samples, got {lengths}")
     for name, side in sides:
-        _refuse_identifiers(side, name)
+        refuse_identifiers(side, name)
     return x_read, z_read
 
 
@@ -125,7 +125,7 @@ def read_variable(values: Any, name: str = "x", discrete: Discrete = "auto") -> 
     discrete = "auto" if isinstance(discrete, str) else bool(discrete)
     fields = _frame_fields(values, name)
     if fields is None:
-        array = _to_array(values, name)
+        array = to_array(values, name)
         if array.ndim == 0 or array.size == 0:
             return Variable(array, "columns", array.shape)
         if array.dtype.kind not in "OSUT":
@@ -194,6 +194,70 @@ def is_missing(value: Any) -> bool:
     return isinstance(different, bool | np.bool_) and bool(different)
 
 
+def to_array(values: Any, name: str) -> np.ndarray:
+    """Return samples as an array of numbers, booleans, text, dates or objects.
+
+    Args:
+      values: as for `read_variable`, except frames.
+      name: name of the variable in error messages.
+
+    Raises:
+      ValueError: if they are not on the CPU, too many for a dense matrix, or no array.
+    """
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        size = math.prod(values.shape)
+        if size > MAX_SPARSE:
+            raise ValueError(
+                f"{name} is a sparse matrix with {size:,} elements, more than the {MAX_SPARSE:,} "
+                "that fit as a dense one: reduce its columns, for example by a truncated singular "
+                "value decomposition"
+            )
+        values = values.toarray()
+    elif hasattr(values, "detach") and hasattr(values, "cpu"):
+        values = _detached(values, name)
+    elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+        if values.__dlpack_device__()[0] not in CPU_DEVICES:
+            raise ValueError(f"{name} is not in the CPU's memory: copy it to a NumPy array")
+        values = np.from_dlpack(values)
+    elif isinstance(values, np.ma.MaskedArray):
+        masked = values.mask
+        values = values.data
+        if np.any(masked):
+            values = values.astype(object)
+            values[masked] = None
+    try:
+        array = np.asarray(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be read as an array, whose samples all have the same shape: {error}"
+        ) from error
+    if array.dtype.kind in "US" and isinstance(values, list | tuple):
+        objects = np.asarray(values, object)  # NumPy turns NaN beside text into the text "nan"
+        if not all(isinstance(value, str | bytes) for value in objects.ravel()):
+            array = objects
+    if array.dtype == object and array.ndim == 0:
+        raise ValueError(f"{name} cannot be read as an array: it is a {type(values).__name__}")
+    return array
+
+
+def refuse_identifiers(side: Variable, name: str) -> None:
+    """Raise ValueError for labels that occur once: their classes are in no two parts of a split.
+
+    Args:
+      side: a variable.
+      name: its name in the error message.
+    """
+    if side.kind != "labels":
+        return
+    once = int(np.sum(np.bincount(side.values) == 1))
+    if once > MAX_ONCE * len(side.values):
+        raise ValueError(
+            f"{once:,} of the {len(side.values):,} labels of {name} occur once, as identifiers do, "
+            "and nothing can be learned of them: leave it out, or turn it into numbers "
+            "(discrete=False)"
+        )
+
+
 # --- Decisions ------------------------------------------------------------------------------------
 
 
@@ -229,19 +293,6 @@ def _check_digits(array: np.ndarray, name: str) -> None:
         raise ValueError(
             f"{name} holds integers beyond 2^53, of which floats lose digits: subtract the "
             "smallest one, or give discrete=True if they are labels"
-        )
-
-
-def _refuse_identifiers(side: Variable, name: str) -> None:
-    """Raise ValueError for labels that occur once: their classes are in no two parts of a split."""
-    if side.kind != "labels":
-        return
-    once = int(np.sum(np.bincount(side.values) == 1))
-    if once > MAX_ONCE * len(side.values):
-        raise ValueError(
-            f"{once:,} of the {len(side.values):,} labels of {name} occur once, as identifiers do, "
-            "and nothing can be learned of them: leave it out, or turn it into numbers "
-            "(discrete=False)"
         )
 
 
@@ -323,44 +374,6 @@ def _discrete_sides(discrete: Any, names: list[str]) -> tuple[Discrete, dict[str
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def _to_array(values: Any, name: str) -> np.ndarray:
-    """Return samples as an array of numbers, booleans, text, dates or objects."""
-    if hasattr(values, "toarray") and hasattr(values, "nnz"):
-        size = math.prod(values.shape)
-        if size > MAX_SPARSE:
-            raise ValueError(
-                f"{name} is a sparse matrix with {size:,} elements, more than the {MAX_SPARSE:,} "
-                "that fit as a dense one: reduce its columns, for example by a truncated singular "
-                "value decomposition"
-            )
-        values = values.toarray()
-    elif hasattr(values, "detach") and hasattr(values, "cpu"):
-        values = _detached(values, name)
-    elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
-        if values.__dlpack_device__()[0] not in CPU_DEVICES:
-            raise ValueError(f"{name} is not in the CPU's memory: copy it to a NumPy array")
-        values = np.from_dlpack(values)
-    elif isinstance(values, np.ma.MaskedArray):
-        masked = values.mask
-        values = values.data
-        if np.any(masked):
-            values = values.astype(object)
-            values[masked] = None
-    try:
-        array = np.asarray(values)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} cannot be read as an array, whose samples all have the same shape: {error}"
-        ) from error
-    if array.dtype.kind in "US" and isinstance(values, list | tuple):
-        objects = np.asarray(values, object)  # NumPy turns NaN beside text into the text "nan"
-        if not all(isinstance(value, str | bytes) for value in objects.ravel()):
-            array = objects
-    if array.dtype == object and array.ndim == 0:
-        raise ValueError(f"{name} cannot be read as an array: it is a {type(values).__name__}")
-    return array
-
-
 def _detached(tensor: Any, name: str) -> Any:
     """Return a tensor of torch as one that NumPy reads."""
     if tensor.device.type != "cpu":
@@ -393,7 +406,7 @@ def _frame_fields(values: Any, name: str) -> list[_Field] | None:
 def _read_field(column: Any, label: Any, name: str) -> _Field:
     """Read one column of any type, (n,)."""
     where = _place(label, name)
-    array = _to_array(column, where)
+    array = to_array(column, where)
     is_text = hasattr(getattr(column, "dtype", None), "categories")
     missing = np.zeros(len(array), bool)
     if array.dtype == object:

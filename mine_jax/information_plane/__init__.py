@@ -21,24 +21,40 @@ from mine_jax.information_plane.observation import (
     prepare_variables,
     read_layers,
 )
+from mine_jax.information_plane.planes import Plane, load
+from mine_jax.information_plane.recorder import Recorder, plane
 from mine_jax.information_plane.run import Result, run
+from mine_jax.information_plane.snapshots import (
+    LayerValue,
+    Measured,
+    RoundState,
+    measure_layers,
+)
 
 __all__ = [
     "NOISY_X_CONFIG",
     "NOISY_Y_CONFIG",
     "POSTER_CONFIG",
     "ROUND_CONFIG",
+    "LayerValue",
     "Layers",
+    "Measured",
     "Observed",
     "Place",
+    "Plane",
     "PlaneConfig",
+    "Recorder",
     "Result",
     "Round",
+    "RoundState",
     "View",
     "alignment_target",
+    "load",
     "measure",
+    "measure_layers",
     "observe",
     "pairs_of",
+    "plane",
     "prepare_variables",
     "probe_rows",
     "read_layers",

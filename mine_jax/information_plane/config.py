@@ -76,6 +76,8 @@ class PlaneConfig:
         plane. "auto", for "layer" only: 1/√(2(ln n − 1)) for n test samples, so that no layer can
         hold more than ln n − 1 nats, a nat below the ceiling (`noise_level`).
       deterministic: measure the layers without noise, too.
+      population: the probed images are all there are, equally likely: references are exact values
+        over all of them, rather than brackets.
       also: values known from the literature beside those of observed layers, out of `COMPARISONS`
         (`comparisons`).
       share_networks: without noise, let a layer take the value of a later layer's network where
@@ -99,6 +101,7 @@ class PlaneConfig:
     noise: Noise = "layer"
     noise_std: float | Literal["auto"] = "auto"
     deterministic: bool = True
+    population: bool = False
     also: tuple[str, ...] = ()
     share_networks: bool = True
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -151,6 +154,10 @@ class PlaneConfig:
         if self.also and not self.noise_std:
             return ["also needs observed layers: set noise_std above 0"]
         return []
+
+    def with_layers(self, layers: tuple[str, ...]) -> "PlaneConfig":
+        """Return the same configuration for other layers."""
+        return replace(self, layers=layers)
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -245,14 +252,8 @@ def resolved(config: PlaneConfig, n: int) -> dict[str, Any]:
             f"batch_size = {config.classifier.batch_size} is more than the {n} training images"
         )
     rows = probe_rows(config, n)
-    splits = split_rows(config, len(rows))
-    if min(part.shape[1] for part in splits) < MIN_SPLIT_SAMPLES:
-        raise ValueError(
-            f"{len(rows)} probed images are too few for training, validation and test samples with "
-            f"folds = {config.mine.folds} and validation_fraction = "
-            f"{config.mine.validation_fraction}; increase probe_size"
-        )
-    values = _json(config)
+    splits = check_split(split_rows(config, len(rows)), config, "increase probe_size")
+    values = values_of(config)
     del values["epochs"]
     level = config.noise_level(splits.test.shape[1]) if "observed" in config.planes else None
     return values | {
@@ -260,6 +261,27 @@ def resolved(config: PlaneConfig, n: int) -> dict[str, Any]:
         "probe_rows_sha256": _sha256(rows),
         "split_sha256": _sha256(*splits),
     }
+
+
+def check_split(splits: estimate.Splits, config: PlaneConfig, remedy: str) -> estimate.Splits:
+    """Return the split.
+
+    Args:
+      splits: training, validation and test rows.
+      config: its configuration.
+      remedy: what the error message asks for.
+
+    Raises:
+      ValueError: if one of the three has too few samples for a standard error.
+    """
+    if min(part.shape[1] for part in splits) < MIN_SPLIT_SAMPLES:
+        n = sum(part.shape[1] for part in splits)
+        raise ValueError(
+            f"{n} samples are too few for training, validation and test samples with folds = "
+            f"{config.mine.folds} and validation_fraction = {config.mine.validation_fraction}; "
+            f"{remedy}"
+        )
+    return splits
 
 
 def split_rows(config: PlaneConfig, n: int) -> estimate.Splits:
@@ -276,11 +298,18 @@ def split_rows(config: PlaneConfig, n: int) -> estimate.Splits:
     return estimate.split(split_key, n, config.mine)
 
 
-def _json(value: Any) -> Any:
+def values_of(value: Any) -> Any:
+    """Return a configuration as JSON values, modules as their description.
+
+    Args:
+      value: a configuration, or a value of one.
+    """
     if isinstance(value, nn.Module):  # a dataclass, too, but one with a parent
         return repr(value)
     if dataclasses.is_dataclass(value):
-        return {item.name: _json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {
+            item.name: values_of(getattr(value, item.name)) for item in dataclasses.fields(value)
+        }
     return list(value) if isinstance(value, tuple) else value
 
 

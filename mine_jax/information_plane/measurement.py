@@ -116,7 +116,8 @@ def measure(
       epoch: epoch of the rows; it also gives each round its own batches.
       config: the configuration.
       key: a PRNG key, the same in all rounds, so that the split of the samples is the same.
-      init: states that an earlier round returned (warm start); None for a cold start.
+      init: states that an earlier round returned (warm start), of all places or of some; None for
+        a cold start.
       before: values of the previous round, to tell what changed.
       progress: show a progress bar.
 
@@ -130,18 +131,19 @@ def measure(
     started = time.perf_counter()
     pairs = pairs_of(variables, layers)
     estimates: dict[Place, Estimate] = {}
-    groups: dict[tuple[Plane, str], list[Place]] = {}
+    groups: dict[tuple[Plane, str, bool], list[Place]] = {}
     for place in pairs:
         # Without noise one configuration serves both variables.
-        both = place.plane == "deterministic"
-        groups.setdefault((place.plane, "" if both else place.variable), []).append(place)
-    for (plane, variable), places in groups.items():
+        variable = "" if place.plane == "deterministic" else place.variable
+        warm = init is not None and place.name in init
+        groups.setdefault((place.plane, variable, warm), []).append(place)
+    for (plane, variable, warm), places in groups.items():
         with progress_bar(f"probe at epoch {epoch}: {plane} {variable}".strip(), progress) as bar:
             found = estimate.lower_bounds(
                 {place.name: pairs[place] for place in places},
                 key=key,
                 config=config.mine_config(plane, variable),
-                init=init and {place.name: init[place.name] for place in places},
+                init={place.name: init[place.name] for place in places} if init and warm else None,
                 round_number=epoch,
                 on_progress=bar,
             )
@@ -153,20 +155,28 @@ def measure(
     # Given pairs have one encoder, and one state.
     states = {place.name: cast(MineState, estimates[place].state) for place in pairs}
     result = Round([], states, {})
-    for (plane, variable, seed), own in _chains(estimates).items():
+    for plane, variable, seed in _chains(variables, layers, config):
+        of_seed = layers[seed]
+        measured = of_seed.observed if plane == "observed" else of_seed.deterministic
+        names = [name for name in config.layers if name in {**measured, **of_seed.failures}]
+        of_layer = {name: Place(plane, variable, name, seed) for name in names}
+        own = {name: estimates[place] for name, place in of_layer.items() if place in estimates}
         share = config.share_networks and plane == "deterministic"
-        networks = choose_networks(own) if share else {layer: layer for layer in own}
+        networks = choose_networks(own) if share and own else {name: name for name in own}
         previous: str | None = None
-        for layer in own:
-            place = Place(plane, variable, layer, seed)
-            observed = layers[seed].observed[layer] if plane == "observed" else None
-            value = Value(own[networks[layer]].nats, own[networks[layer]].influence)
+        for layer, place in of_layer.items():
+            warm = init is not None and place.name in init
             row: Row = {"seed": seed, "epoch": epoch, "layer": layer, "variable": variable}
-            row |= {"plane": plane} | _value_columns(layer, networks[layer], own)
+            row |= {"plane": plane, "warm_start": warm, "seconds": seconds}
+            if layer in of_seed.failures:
+                result.rows.append(row | _failed_columns(of_seed.failures[layer], plane, config))
+                continue
+            observed = of_seed.observed[layer] if plane == "observed" else None
+            value = Value(own[networks[layer]].nats, own[networks[layer]].influence)
+            row |= _value_columns(layer, networks[layer], own)
             if observed is not None and variable == "x":
                 row["warnings"] += lost_warning(observed.for_x)
             row |= _noise_columns(observed, variable, value, config)
-            row |= {"warm_start": init is not None, "seconds": seconds}
             row |= _drop_columns(previous, layer, networks, own)
             earlier = None if before is None else before.get(place.name)
             change = (None, None) if earlier is None else paired_drop(value, earlier)
@@ -191,14 +201,19 @@ def _without_variance(found: Estimate) -> Estimate:
 
 
 def _chains(
-    estimates: Mapping[Place, Estimate],
-) -> dict[tuple[Plane, str, int], dict[str, Estimate]]:
-    """Group estimates into the layers of one plane, variable and seed, in order of depth."""
-    chains: dict[tuple[Plane, str, int], dict[str, Estimate]] = {}
-    for place, found in estimates.items():
-        key = (place.plane, place.variable, place.seed)
-        chains.setdefault(key, {})[place.layer] = found
-    return chains
+    variables: Mapping[str, jax.Array], layers: Mapping[int, Layers], config: PlaneConfig
+) -> list[tuple[Plane, str, int]]:
+    """Return the (plane, variable, seed) that are measured, each a chain of layers."""
+    measured: dict[Plane, list[str]] = {
+        "observed": list(dict.fromkeys(("x", *variables))),
+        "deterministic": list(variables),
+    }
+    return [
+        (plane, variable, seed)
+        for seed in layers
+        for plane in config.planes
+        for variable in measured[plane]
+    ]
 
 
 def choose_networks(own: Mapping[str, Estimate]) -> dict[str, str]:
@@ -265,7 +280,9 @@ def _noise_columns(
         if variable == "x":
             low, high, both = bracket.x_low, bracket.x_high, bracket.x_low
             row["gaussian_bound_nats"] = observed.gaussian_bound_nats
-        sides = {"reference": both, "reference_low": low, "reference_high": high}
+        sides["reference"] = both
+        if not config.population:
+            sides |= {"reference_low": low, "reference_high": high}
         level = None if config.noise == "absolute" else config.noise_level(value.influence.size)
         row |= {"noise_std": observed.noise_std, "noise_level": level}
         row |= {"num_images": len(view.layer), "num_axes": view.width, "lost_nats": view.lost_nats}
@@ -279,6 +296,20 @@ def _noise_columns(
             difference = paired_drop(value, Value(side.nats, side.influence[None]))
         row[f"{name}_difference_nats"], row[f"{name}_difference_stderr"] = difference
     return row
+
+
+def _failed_columns(failure: str, plane: Plane, config: PlaneConfig) -> Row:
+    """Return the columns of a layer that could not be measured: the reason, and None."""
+    sides = ("reference", "reference_low", "reference_high", "low_difference", "high_difference")
+    differences = ("drop", "own_drop", "change")
+    names = [
+        *("mi_nats", "stderr", "train_nats", "ceiling_nats", "network", "own_nats"),
+        *("noise_std", "noise_level", "num_images", "num_axes", "lost_nats"),
+        "gaussian_bound_nats",
+        *(f"{name}_{unit}" for name in (*sides, *differences) for unit in ("nats", "stderr")),
+    ]
+    names += [f"{name}_nats" for name in config.also] if plane == "observed" else []
+    return dict.fromkeys(names) | {"steps": 0, "converged": False, "warnings": [failure]}
 
 
 def lost_warning(view: View) -> list[str]:

@@ -1,4 +1,4 @@
-"""Layers of a classifier as statistics networks take them, with and without measurement noise.
+"""Layers of a network as statistics networks take them, with and without measurement noise.
 
 With measurement noise, T = L + σε for each layer L separately, I(X;T) and I(Y;T) are finite, and
 two-sided references of them are known (`brackets`).
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.typing import ArrayLike
 
-from mine_jax import classifier, estimate
-from mine_jax.classifier import Array, ClassifierState
+from mine_jax import estimate
 from mine_jax.estimate import Splits, preparation
 from mine_jax.information_plane import brackets, comparisons
+from mine_jax.information_plane.activations import not_finite
 from mine_jax.information_plane.brackets import Bracket
 from mine_jax.information_plane.config import PlaneConfig
+from mine_jax.information_plane.targets import Target
 from mine_jax.mine import Samples
+
+Array = jax.Array | np.ndarray
 
 # Numbers of principal axes that a layer may be observed on: few, so that few programs are compiled.
 WIDTHS = (128, 256, 512, 1024)
@@ -71,99 +73,107 @@ class Observed(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The layers of a classifier, by name in the order of depth, in each plane.
+    """The layers of a network, by name in the order of depth, in each plane.
 
     Attributes:
       observed: with measurement noise; empty if that plane is not measured.
       deterministic: as they are, prepared, (n, features); empty likewise.
+      failures: layers that cannot be measured, and a sentence why.
     """
 
     observed: dict[str, Observed]
     deterministic: dict[str, jax.Array]
+    failures: dict[str, str]
 
 
 def prepare_variables(
-    images: Array, labels: Array, config: PlaneConfig, rows: Splits
+    inputs: ArrayLike | None, target: Target, config: PlaneConfig, rows: Splits
 ) -> dict[str, jax.Array]:
     """Prepare the variables X and Y of the information plane.
 
     Args:
-      images: the probed images, (n, …).
-      labels: their classes, (n,), integers.
+      inputs: the probed inputs, (n, …); needed for the deterministic plane only.
+      target: Y.
       config: planes and preparation.
       rows: the split.
 
     Returns:
-      "x": the images, (n, features), absent without the deterministic plane, as the layer without
-      noise represents X in the other; "y": the labels, one-hot, (n, classes).
+      "x": the inputs, (n, features), absent without the deterministic plane, as the layer without
+      noise represents X in the other; "y": labels, one-hot, (n, classes), or (n, features).
     """
     variables = {}
-    if config.deterministic:
-        variables["x"] = _prepare(images, "images", config, rows)
-    return variables | {"y": estimate.prepare(labels, "labels")}
+    if config.deterministic and inputs is not None:
+        variables["x"] = _prepare(inputs, "inputs", config, rows)
+    if target.labels is not None:
+        return variables | {"y": estimate.prepare(target.labels, "labels")}
+    return variables | {"y": _prepare(target.values, "labels", config, rows)}
 
 
-def alignment_target(images: Array, config: PlaneConfig) -> np.ndarray | None:
+def alignment_target(inputs: Array, config: PlaneConfig) -> np.ndarray | None:
     """Compute what the principal components of wide layers are aligned to.
 
-    These are the images' principal components, which stay the same while the layers change, so
+    These are the inputs' principal components, which stay the same while the layers change, so
     that statistics networks of one epoch fit the layers of the next (warm start).
 
     Args:
-      images: the probed images, (n, …).
+      inputs: the probed inputs, (n, …), or what stands for them.
       config: planes and preparation.
 
     Returns:
       (n, components), the largest variance first; None if no layer needs them.
     """
-    columns = math.prod(images.shape[1:])
+    columns = math.prod(inputs.shape[1:])
     counts = []
     if config.deterministic and config.mine.preparation != "standardized":
         counts.append(preparation.NUM_COMPONENTS)
     if "observed" in config.planes and config.noisy_x_mine.preparation != "standardized":
         counts += WIDTHS
-    count = max([count for count in counts if count <= min(columns, len(images))], default=0)
-    return preparation.principal_components(images, count, "images") if count else None
+    count = max([count for count in counts if count <= min(columns, len(inputs))], default=0)
+    return preparation.principal_components(inputs, count, "inputs") if count else None
 
 
 def read_layers(
     key: jax.Array,
-    state: ClassifierState,
-    model: nn.Module,
-    images: Array,
-    labels: Array,
+    activations: dict[str, np.ndarray],
+    labels: np.ndarray | None,
     config: PlaneConfig,
     rows: Splits,
     align_to: np.ndarray | None = None,
     widths: Mapping[str, int] | None = None,
+    epoch: int = 0,
 ) -> Layers:
-    """Probe a classifier and prepare its layers for statistics networks.
+    """Prepare the layers of one snapshot for statistics networks.
 
     Args:
       key: a PRNG key for the noise.
-      state: the trained classifier.
-      model: its Flax module.
-      images: the probed images, (n, …).
-      labels: their classes, (n,).
+      activations: by name, (n, features), or (n, h, w, c) for images; emptied to save memory.
+      labels: classes, (n,); None if Y is no labels.
       config: layers, planes, noise and preparation.
       rows: the split.
       align_to: target of the alignment (`alignment_target`).
-      widths: by layer, the number of axes to observe it on; None to choose them.
+      widths: by layer, the number of axes to observe it on; None, or a layer that is absent, to
+        choose it.
+      epoch: epoch of the snapshot, for messages.
+
+    Returns:
+      The layers. One with values that are not finite is among `Layers.failures` instead.
 
     Raises:
-      ValueError: if an activation is not finite.
+      ValueError: if the noise is too small beside the activations (`brackets.bracket`).
     """
-    activations = classifier.probe(state.params, model, images, config.layers)
-    layers = Layers({}, {})
+    layers = Layers({}, {}, {})
     for i, name in enumerate(config.layers):
         values = activations.pop(name)  # wide layers take hundreds of megabytes
+        if failure := not_finite(values, name, epoch):
+            layers.failures[name] = failure
+            continue
         if config.deterministic:
             target = None if align_to is None else align_to[:, : preparation.NUM_COMPONENTS]
             layers.deterministic[name] = _prepare(values, name, config, rows, target)
         if "observed" in config.planes:
-            width = None if widths is None else widths[name]
+            width = None if widths is None else widths.get(name)
             layer_key = jax.random.fold_in(key, i)
-            flat = np.asarray(values, np.float32).reshape(len(values), -1)
+            flat = np.array(values.reshape(len(values), -1), np.float32)
             layers.observed[name] = _observe(
                 layer_key, flat, labels, config, rows, name, align_to, width
             )
@@ -236,9 +246,15 @@ def _observe(
         layer[:] = 0
     sigma = noise_std or 1.0  # of a constant layer, which tells nothing whatever the noise
     test_key, other_key = jax.random.split(key)
+    all_key = jax.random.fold_in(key, 2)
     test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
     every = None if labels is None else np.asarray(labels)
-    references = brackets.bracket(layer, test_noise, sigma, every, test, name)
+    if config.population:
+        everyone: np.ndarray = np.arange(len(layer))
+        all_noise = sigma * np.asarray(jax.random.normal(all_key, layer.shape))
+        references = brackets.bracket(layer, all_noise, sigma, every, everyone, name)
+    else:
+        references = brackets.bracket(layer, test_noise, sigma, every, test, name)
     if "kde" in compared:
         compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
     total = float(np.einsum("nd,nd->", layer, layer, dtype=np.float64)) / len(layer)

@@ -94,6 +94,25 @@ class RunFolder:
             raise RunFolderError(f"cannot write into {self.path}: {error}") from error
         return resumed
 
+    def holds_run(self) -> bool:
+        """Tell whether there is a run, or a part of one."""
+        return any(self._has(name) for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS))
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+          RunFolderError: if it cannot be written, or is a file.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {self.path}: {error}") from error
+
+    def replace_rows(self, name: str, rows: Sequence[Row]) -> None:
+        """Write a JSON-lines file atomically."""
+        self._replace(name, _lines(rows))
+
     def write(self, name: str, content: Row) -> None:
         """Write a JSON file atomically."""
         self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")

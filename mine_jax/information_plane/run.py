@@ -47,6 +47,7 @@ from mine_jax.information_plane.observation import (
     prepare_variables,
     read_layers,
 )
+from mine_jax.information_plane.targets import read_target
 from mine_jax.mine import MineState, Samples
 from mine_jax.progress import progress_bar
 
@@ -113,10 +114,11 @@ def run(
     rows = probe_rows(config, len(images))
     probed_images, probed_labels = (np.asarray(values)[rows] for values in train)
     split = split_rows(config, len(rows))
-    variables = prepare_variables(probed_images, probed_labels, config, split)
+    target = read_target(probed_labels, discrete=True)
+    variables = prepare_variables(probed_images, target, config, split)
     align_to = alignment_target(probed_images, config)
-    networks: Mapping[str, MineState] | None = None
-    before: Mapping[str, Value] | None = None
+    networks: dict[str, MineState] | None = None
+    before: dict[str, Value] | None = None
     widths: dict[str, int] | None = None
     all_records: list[Row] = []
     training: list[Row] = []
@@ -129,7 +131,7 @@ def run(
     if folder is not None and last_epoch is not None:
         widths = _widths(all_records)
         names, template = _checkpoint_template(
-            model, states, variables, probed_images, config, split, widths
+            model, states, variables, probed_images, config, split, all_records
         )
         checkpoint = folder.restore(last_epoch, template)
         states = checkpoint["classifier"]
@@ -154,17 +156,17 @@ def run(
             for seed, state in zip(config.seeds, states, strict=True):
                 layers[seed] = read_layers(
                     jax.random.fold_in(keys[seed]["noise"], epoch),
-                    state,
-                    model,
-                    probed_images,
-                    probed_labels,
+                    classifier.probe(state.params, model, probed_images, config.layers),
+                    target.labels,
                     config,
                     split,
                     align_to,
                     widths,
+                    epoch,
                 )
                 # The first network's layers set the widths of all networks and epochs.
-                widths = {name: of.for_x.width for name, of in layers[seed].observed.items()}
+                found = {name: of.for_x.width for name, of in layers[seed].observed.items()}
+                widths = found | (widths or {})
         with _timed(seconds, "fitting"):
             measured = measure(
                 variables,
@@ -177,7 +179,9 @@ def run(
                 progress=progress,
             )
         del layers  # up to a gigabyte that the next probe needs
-        networks, before = measured.states, measured.values
+        # A layer that could not be measured keeps its last networks.
+        networks = dict(sorted(((networks or {}) | measured.states).items()))
+        before = (before or {}) | measured.values
         all_records += measured.rows
         with _timed(seconds, "saving"):
             if folder is not None:
@@ -228,19 +232,26 @@ def _train_epoch(
 
 
 def _widths(rows: Sequence[Row]) -> dict[str, int]:
-    """Return the number of axes of each observed layer, which the first probe chose."""
+    """Return the number of axes of each observed layer, which its first probe chose."""
     observed = [row for row in rows if row["plane"] == "observed" and row["variable"] == "x"]
-    return {row["layer"]: row["num_axes"] for row in observed}
+    return {row["layer"]: row["num_axes"] for row in observed if row["num_axes"] is not None}
+
+
+def _measured(rows: Sequence[Row]) -> dict[str, Row]:
+    """Return the last row of each place that was measured, by its name."""
+    return {
+        Place(row["plane"], row["variable"], row["layer"], row["seed"]).name: row
+        for row in rows
+        if row["network"] is not None
+    }
 
 
 def _values(rows: Sequence[Row], influences: Mapping[str, np.ndarray]) -> dict[str, Value]:
-    """Return the last probe's values; nan where a row has none."""
-    values = {}
-    for row in rows[-len(influences) :]:  # of all planes, variables, layers and seeds
-        name = Place(row["plane"], row["variable"], row["layer"], row["seed"]).name
-        nats = math.nan if row["mi_nats"] is None else row["mi_nats"]
-        values[name] = Value(nats, influences[name])
-    return values
+    """Return the last values of all places; nan where a row has none."""
+    return {
+        name: Value(math.nan if row["mi_nats"] is None else row["mi_nats"], influences[name])
+        for name, row in _measured(rows).items()
+    }
 
 
 def _checkpoint_template(
@@ -250,12 +261,13 @@ def _checkpoint_template(
     images: np.ndarray,
     config: PlaneConfig,
     split: Splits,
-    widths: Mapping[str, int],
+    rows: Sequence[Row],
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the names of a checkpoint's networks, and its shapes and types."""
+    measured, widths = _measured(rows), _widths(rows)
     _, probes = jax.eval_shape(partial(model.apply, probes=config.layers), states[0].params, images)
-    layers = Layers({}, {})
-    for name in config.layers:
+    layers = Layers({}, {}, {})
+    for name in dict.fromkeys(row["layer"] for row in measured.values()):
         shape = probes[name].shape
         if config.deterministic:
             of_shape = deterministic_shape(shape, config)
@@ -273,6 +285,8 @@ def _checkpoint_template(
     def init_states(key: jax.Array, arrays: Any) -> dict[str, MineState]:
         found: dict[str, MineState] = {}
         for place, (x, z) in arrays.items():
+            if place.name not in measured:
+                continue
             pair = {place.name: Pair(Samples(x), Samples(z), pairs[place].seed)}
             mine = config.mine_config(place.plane, place.variable)
             found |= estimate.init_states(pair, mine, key)
@@ -282,7 +296,7 @@ def _checkpoint_template(
         place: tuple(side.measured for side in pair.of_fold(0)) for place, pair in pairs.items()
     }
     networks = jax.eval_shape(init_states, jax.random.key(0), arrays)
-    names = [place.name for place in pairs]
+    names = sorted(measured)
     influence = jax.ShapeDtypeStruct((1, split.test.shape[1]), np.float32)
     return names, {
         "classifier": jax.eval_shape(lambda: states),

@@ -166,7 +166,7 @@ def test_resolved_with_too_few_images_raises():
     with pytest.raises(ValueError, match="batch_size = 50 is more than the 49 training images"):
         resolved(SMALL, 49)
     few = replace(SMALL, probe_size=20, noise_std=0, **dict.fromkeys(NETWORKS, ELEVEN_FOLDS))
-    with pytest.raises(ValueError, match=r"20 probed images are too few.*increase probe_size"):
+    with pytest.raises(ValueError, match=r"20 samples are too few.*increase probe_size"):
         resolved(few, 300)
 
 

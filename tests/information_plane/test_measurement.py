@@ -1,6 +1,7 @@
 """One round: the pairs, the choice of networks, and the rows of both planes."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def observed_layer(noise_std=2.0, lost=0.01, high=True, compared=None):
 
 def layers(*names, **observed):
     """Layers of one classifier: names without noise, and observed ones."""
-    return Layers(observed, {name: jnp.zeros((12, 2)) for name in names})
+    return Layers(observed, {name: jnp.zeros((12, 2)) for name in names}, {})
 
 
 def estimate_of(nats=1.0, validation_nats=None, validation_stderr=0.1, **changes):
@@ -98,6 +99,8 @@ def measure_with(monkeypatch):
         monkeypatch.setattr(estimate, "lower_bounds", lower_bounds)
         if isinstance(of_seeds, Layers):
             of_seeds = {0: of_seeds}
+        names = dict.fromkeys(name for of in of_seeds.values() for part in of for name in part)
+        config = replace(config, layers=tuple(names))
         key = jax.random.key(0)
         result = measure(variables, of_seeds, epoch=4, config=config, key=key, **options)
         assert result.states == {name: each.state for name, each in named.items()}

@@ -3,13 +3,11 @@
 import math
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mine_jax.classifier import ClassifierState
 from mine_jax.information_plane import (
     POSTER_CONFIG,
     PlaneConfig,
@@ -23,6 +21,7 @@ from mine_jax.information_plane import (
     read_layers,
     split_rows,
 )
+from mine_jax.information_plane.targets import read_target
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -34,19 +33,11 @@ STANDARDIZED = replace(POSTER, noisy_x_mine=POSTER_CONFIG, noisy_y_mine=POSTER_C
 PLAIN = PlaneConfig(noise_std=0)
 
 
-class Identity(nn.Module):
-    """A model whose only layer, under any name, is its input."""
-
-    def __call__(self, images, probes=()):
-        """Return the input as logits and as every probe."""
-        return images, {name: images for name in probes}
-
-
 def read(values, config, key=0, align_to=None, layers=("layer",), widths=None):
-    state = ClassifierState({}, None, jnp.zeros((), jnp.int32))
     labels, rows = np.arange(len(values)) % 2, split_rows(config, len(values))
     config, key = replace(config, layers=layers), jax.random.key(key)
-    return read_layers(key, state, Identity(), values, labels, config, rows, align_to, widths)
+    activations = dict.fromkeys(layers, values)
+    return read_layers(key, activations, labels, config, rows, align_to, widths)
 
 
 def random_layer(n=300, units=6, seed=4):
@@ -291,15 +282,16 @@ def test_shapes_are_those_of_read_layers(config, shape):
 def test_prepare_variables_are_images_and_one_hot_labels():
     values, labels = random_layer()
     rows = split_rows(NOISY, 300)
-    variables = prepare_variables(values, labels, NOISY, rows)
+    target = read_target(labels)
+    variables = prepare_variables(values, target, NOISY, rows)
     assert list(variables) == ["x", "y"]
     assert variables["x"].shape == (300, 6)
     assert variables["y"].dtype == jnp.uint8
     np.testing.assert_array_equal(variables["y"].argmax(axis=1), labels)
     # With noise the layers without it represent X.
     observed_only = replace(NOISY, deterministic=False)
-    assert list(prepare_variables(values, labels, observed_only, rows)) == ["y"]
-    standardized = prepare_variables(values.reshape(300, 2, 3), labels, POSTER, rows)["x"]
+    assert list(prepare_variables(values, target, observed_only, rows)) == ["y"]
+    standardized = prepare_variables(values.reshape(300, 2, 3), target, POSTER, rows)["x"]
     np.testing.assert_allclose(np.asarray(standardized)[rows.train[0]].std(axis=0), 1, rtol=1e-4)
 
 

@@ -1,0 +1,123 @@
+"""Activations from any framework, as arrays of the layers of one snapshot."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from mine_jax.estimate.variables import to_array
+
+Channels = Literal["first", "last"]
+CHANNELS = (None, "first", "last")
+MUCH_MEMORY = 1 << 30  # bytes from which the memory of a snapshot is worth a warning
+COPIES = 3  # of a layer's activations that are held at once while it is measured
+
+
+def read_activations(
+    activations: Any, n: int, channels: Channels | None = None
+) -> dict[str, np.ndarray]:
+    """Read the activations of all layers of one snapshot.
+
+    Args:
+      activations: names to arrays (n, …) in the order of depth; or an iterable of such mappings,
+        those of successive batches.
+      n: number of samples.
+      channels: None to take all layers as columns; "first" or "last" to take layers of four axes
+        as images, (n, c, h, w) or (n, h, w, c).
+
+    Returns:
+      By name, (n, features), or (n, h, w, c) where `channels` asks for it; real numbers, which may
+      not be finite.
+
+    Raises:
+      ValueError: if there are no layers, names are no strings or differ between batches, numbers of
+        samples are not n, or an array has no columns, no numbers, or is not on the CPU.
+    """
+    if channels not in CHANNELS:
+        raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}")
+    layers = {}
+    for name, values in _concatenated(activations).items():
+        array = values if isinstance(values, np.ndarray) else to_array(values, name)
+        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+        if not (real or array.dtype == bool):
+            raise ValueError(f"activations of {name} must be real numbers, got {array.dtype}")
+        if array.ndim == 0 or len(array) != n:
+            raise ValueError(
+                f"activations of {name} have shape {array.shape}, but there are {n:,} labels: give "
+                "all of these samples, in their order"
+            )
+        if math.prod(array.shape[1:]) == 0:
+            raise ValueError(f"activations of {name} have no columns: shape {array.shape}")
+        if array.ndim != 4 or channels is None:
+            array = array.reshape(n, -1)
+        elif channels == "first":
+            array = np.moveaxis(array, 1, -1)
+        layers[name] = array
+    return layers
+
+
+def warn_of_memory(layers: Mapping[str, np.ndarray], planes: int) -> None:
+    """Say how much memory a snapshot takes, where that is much.
+
+    Args:
+      layers: activations by name.
+      planes: number of planes that are measured.
+    """
+    sizes = {name: 4 * values.size for name, values in layers.items()}
+    total = sum(sizes.values()) * planes + COPIES * max(sizes.values())
+    if total > MUCH_MEMORY:
+        name = max(sizes, key=lambda name: sizes[name])
+        warnings.warn(
+            f"measuring these layers takes about {total / 1e9:.1f} GB, as {name} alone has "
+            f"{layers[name].size:,} activations: give fewer samples or layers if that is too much",
+            stacklevel=3,
+        )
+
+
+def not_finite(values: np.ndarray, name: str, epoch: int) -> str | None:
+    """Return a sentence for a layer that has values that float32 cannot hold; None if all are.
+
+    Args:
+      values: activations, (n, …).
+      name: name of the layer.
+      epoch: epoch of the snapshot.
+    """
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    rows = int(np.sum(~finite.all(axis=1)))
+    if rows == 0:
+        return None
+    return (
+        f"{name} has values that are not finite in {rows:,} of {len(values):,} rows at epoch "
+        f"{epoch}: it is not measured."
+    )
+
+
+def _concatenated(activations: Any) -> dict[str, Any]:
+    """Return the layers of a snapshot whose batches may come one after another."""
+    if isinstance(activations, Mapping):
+        layers = dict(activations)
+    else:
+        if isinstance(activations, str) or not isinstance(activations, Iterable):
+            raise ValueError(
+                "activations must be a mapping of names to arrays, or an iterable of such mappings "
+                f"for batches, got {type(activations).__name__}"
+            )
+        batches = list(activations)
+        if wrong := [type(batch).__name__ for batch in batches if not isinstance(batch, Mapping)]:
+            raise ValueError(f"batches of activations must be mappings, got {wrong[0]}")
+        names = list(batches[0]) if batches else []
+        if any(set(batch) != set(names) for batch in batches):
+            raise ValueError("batches of activations must have the same layers")
+        layers = {
+            name: np.concatenate([to_array(batch[name], name) for batch in batches])
+            for name in names
+        }
+    if not layers:
+        raise ValueError("activations is empty: give at least one layer")
+    if wrong := [name for name in layers if not isinstance(name, str)]:
+        raise ValueError(f"names of layers must be strings, got {wrong}")
+    return layers
