@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 
 from mine_jax.information_plane.figure_style import LIMIT, Look, layer_looks, tints
 from mine_jax.information_plane.figure_table import (
+    AXIS_KEYS,
     VARIABLES,
     Array,
     Rows,
@@ -33,6 +34,8 @@ SHAPES = (
 )
 PANEL = (400, 340)  # width and height, pixels
 LETTER = 5.3  # mean width of a letter of the caption, pixels
+SHOWN, UNTIL = "shown", "until"  # names of what the user chooses: layers, and the last epoch
+FLAGGED = "M-.4,-.4L.4,.4M-.4,.4L.4,-.4"  # a cross
 MARGIN = 0.06  # of the range of values, on either side
 DIGITS = 4  # of values in nats: finer than any error, and a shorter file
 INK, GREY = "#262626", "#737373"
@@ -86,7 +89,7 @@ def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) ->
     layers, epochs = tables[0].layers, tables[0].epochs
     looks = layer_looks(layers)
     shown = alt.selection_point(
-        name="shown",
+        name=SHOWN,
         fields=["layer"],
         bind="legend",
         toggle="true",
@@ -101,9 +104,13 @@ def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) ->
         "shape": alt.Shape("layer:N", scale=shapes, legend=legend),
     }
     hovers = _hovers(records, training)
-    panels = [_panel(alt, table, hovers, looks, style, shown) for table in tables]
+    panels = [
+        _panel(alt, table, hovers, looks, style, params=[] if i else [shown])
+        for i, table in enumerate(tables)
+    ]
     marks = "Boxes: brackets, on average below and above the true value."
     text = caption(tables, records, description, marks=marks, level=description["noise_level"])
+    text += " Wheel and drag: zoom and move; double click: back."
     letters = round(PANEL[0] * len(panels) / LETTER)
     notice = textwrap.wrap(str(description["notice"]), letters * 4 // 5)
     title = alt.TitleParams(
@@ -111,7 +118,7 @@ def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) ->
         color=LIMIT if notice else INK,
         subtitle=textwrap.wrap(text, letters),
     )
-    return _configured(alt.hconcat(*panels, title=title).add_params(_until(alt, epochs), shown))
+    return _configured(alt.hconcat(*panels, title=title).add_params(_until(alt, epochs)))
 
 
 def _altair() -> Any:
@@ -140,10 +147,10 @@ def _until(alt: Any, epochs: Array) -> Any:
     """Return the parameter for the last epoch shown: a slider where there are several."""
     first, last = epochs[[0, -1]].tolist()
     if first == last:
-        return alt.param(name="until", value=last)
+        return alt.param(name=UNTIL, value=last)
     step = int(np.gcd.reduce(np.diff(epochs).astype(int)))
     slider = alt.binding_range(min=first, max=last, step=step, name="epochs up to ")
-    return alt.param(name="until", value=last, bind=slider)
+    return alt.param(name=UNTIL, value=last, bind=slider)
 
 
 def _panel(
@@ -152,9 +159,9 @@ def _panel(
     hovers: Mapping[tuple[Any, ...], dict[str, str]],
     looks: Mapping[str, Look],
     style: Mapping[str, Any],
-    shown: Any,
+    params: list[Any],
 ) -> Any:
-    """Return the panel of one plane."""
+    """Return the panel of one plane; `params` are what a user selects in one panel, for all."""
     limits = (table.ceiling if shows_ceiling(table) else math.nan, table.entropy)
     symbol, bound = SYMBOLS[table.plane]
     scales = [_scale(alt, table, j, limit) for j, limit in enumerate(limits)]
@@ -163,76 +170,81 @@ def _panel(
     def at(x: str, y: str) -> dict[str, Any]:
         axes = zip((alt.X, alt.Y), (x, y), scales, titles, strict=True)
         return {
-            name.lower(): channel(f"{field}:Q", scale=scale, title=title)
+            name: channel(f"{field}:Q", scale=scale, title=title, axis=alt.Axis(grid=True))
             for name, (channel, field, scale, title) in zip("xy", axes, strict=True)
         }
 
-    def layer(rows: list[Row], *needed: str) -> Any:
-        drawn = alt.Chart(alt.Data(values=rows)).transform_filter(shown)
-        drawn = drawn.transform_filter("datum.epoch <= until")
-        for field in needed:
-            drawn = drawn.transform_filter(f"isValid(datum.{field})")
-        return drawn
+    def marks(*needed: str) -> Any:
+        """Return a chart of the rows that the user has chosen and that have the fields."""
+        tests: list[Any] = [f"isValid(datum.{field})" for field in needed]
+        drawn = alt.Chart()
+        for test in ({"param": SHOWN}, f"datum.epoch <= {UNTIL}", *tests):
+            drawn = drawn.transform_filter(test)
+        return drawn.encode(color=style["color"])
 
-    rows, color = _points(table, hovers, looks), style["color"]
-    box = {"fillOpacity": 0.04, "strokeOpacity": 0.45, "strokeWidth": 0.7, "filled": True}
+    corners = ("low_x", "low_y", "high_x", "high_y")
+    box = {"fillOpacity": 0.04, "strokeOpacity": 0.45, "strokeWidth": 0.7, "clip": True}
+    boxes = marks(*corners).mark_rect(**box).encode(stroke=style["color"])
+    path = marks().encode(**at("x", "y"), order="epoch:Q")
+    bars = marks("x").mark_rule(clip=True)
+    points = marks("x").encode(
+        **at("x", "y"),
+        size=alt.condition(f"datum.epoch == {UNTIL}", alt.value(110), alt.value(45)),
+        tooltip="hover:N",
+    )
+    fill, crosses = alt.Fill("fill:N", scale=None), points.transform_filter("datum.flagged")
+    zoom = alt.selection_interval(name=f"zoom_{table.plane}", bind="scales")
     drawn = [
-        layer(rows, "low_x", "low_y", "high_x", "high_y")
-        .mark_rect(**box)
-        .encode(**at("low_x", "low_y"), x2="high_x", y2="high_y", color=color, stroke=color),
-        layer(rows).mark_line().encode(**at("x", "y"), color=color, order="epoch:Q"),
-        layer(rows, "x").mark_rule().encode(**at("from_x", "y"), x2="to_x", color=color),
-        layer(rows, "x").mark_rule().encode(**at("x", "from_y"), y2="to_y", color=color),
-        layer(rows, "x")
-        .mark_point(opacity=1, strokeWidth=1.2)
-        .encode(
-            **at("x", "y"),
-            **style,
-            fill=alt.Fill("fill:N", scale=None),
-            size=alt.condition("datum.epoch == until", alt.value(110), alt.value(45)),
-            tooltip="hover:N",
-        ),
+        *_limits(alt, limits),
+        boxes.encode(**at("low_x", "low_y"), x2="high_x", y2="high_y"),
+        path.mark_line(clip=True),
+        bars.encode(**at("from_x", "y"), x2="to_x"),
+        bars.encode(**at("x", "from_y"), y2="to_y"),
+        points.mark_point(opacity=1, strokeWidth=1.2, clip=True)
+        .encode(shape=style["shape"], fill=fill)
+        .add_params(zoom, *params),
+        crosses.mark_point(opacity=1, shape=FLAGGED, clip=True),
     ]
     if len(table.seeds) > 1:
-        seeds = layer(_seed_points(table)).mark_line(opacity=0.5, strokeWidth=0.7)
-        drawn.insert(0, seeds.encode(**at("x", "y"), color=color, order="epoch:Q", detail="seed:N"))
-    title = alt.TitleParams(PLANE_TITLES[table.plane], fontWeight="normal", fontSize=12, offset=16)
+        seeds = path.properties(data=alt.Data(values=_seed_points(table))).encode(detail="seed:N")
+        drawn.append(seeds.mark_line(opacity=0.5, strokeWidth=0.7, clip=True))
+    data = alt.Data(values=_points(table, hovers, looks))
+    title = alt.TitleParams(PLANE_TITLES[table.plane], fontWeight="normal", fontSize=12)
     width, height = PANEL
-    drawn = [*_limits(alt, limits, width), *drawn]
-    return alt.layer(*drawn).properties(width=width, height=height, title=title)
+    return alt.layer(*drawn, data=data).properties(width=width, height=height, title=title)
 
 
 def _scale(alt: Any, table: Table, variable: int, limit: float) -> Any:
     """Return the scale of X (0) or Y (1), which holds all epochs' marks and the limit."""
-    bars = [table.mean + sign * 2 * table.stderr for sign in (-1, 1)]
-    values = np.concatenate(
-        [
-            [limit],
-            *(v[..., variable].ravel() for v in (*bars, table.low, table.high, table.mi)),
-        ]
-    )
+    half = 2 * table.stderr
+    ends = (table.mean - half, table.mean + half, table.low, table.high, table.mi)
+    values = np.concatenate([[limit], *(v[..., variable].ravel() for v in ends)])
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
     margin = MARGIN * (high - low) or 0.1
     return alt.Scale(domain=[_number(low - margin), _number(high + margin)], nice=False, zero=False)
 
 
-def _limits(alt: Any, limits: tuple[float, float], width: int) -> list[Any]:
+def _limits(alt: Any, limits: tuple[float, float]) -> list[Any]:
     """Return lines and names of the ceiling of I(X; ·) and of H(Y), where they are known."""
     drawn, nothing = [], alt.Data(values=[{}])
     ceiling, entropy = limits
-    words = {"color": LIMIT, "fontSize": 11}
+    width, height = PANEL
+    words = {"color": LIMIT, "fontSize": 11, "clip": True}
     if math.isfinite(ceiling):
         line = alt.Chart(nothing).encode(x=alt.datum(_number(ceiling)))
-        name = line.mark_text(text=f"ceiling {ceiling:.2f}", align="right", dx=4, dy=-8, **words)
-        drawn += [line.mark_rule(color=LIMIT), name.encode(y=alt.value(0))]
+        name = line.mark_text(text=f"ceiling {ceiling:.2f}", align="right", dx=-3, dy=-8, **words)
+        drawn += [line.mark_rule(color=LIMIT, clip=True), name.encode(y=alt.value(height))]
     if math.isfinite(entropy):
         line = alt.Chart(nothing).encode(y=alt.datum(_number(entropy)))
         # The ceiling's line would cross a name at the right.
         left = math.isfinite(ceiling)
         side = {"align": "left", "dx": 4} if left else {"align": "right", "dx": -2}
         name = line.mark_text(text=f"H(Y) {entropy:.2f}", dy=-8, **side, **words)
-        drawn += [line.mark_rule(color=LIMIT), name.encode(x=alt.value(0 if left else width))]
+        drawn += [
+            line.mark_rule(color=LIMIT, clip=True),
+            name.encode(x=alt.value(0 if left else width)),
+        ]
     return drawn
 
 
@@ -252,7 +264,8 @@ def _points(
             for name, pair in ends.items():
                 row |= {f"{name}{v}": _number(pair[j]) for j, v in enumerate(VARIABLES)}
             shade = to_hex(shades((epoch - first) / max(last - first, 1)))
-            row["fill"] = "#ffffff" if table.flagged[k, i].any() else shade
+            row["flagged"] = bool(table.flagged[k, i].any())
+            row["fill"] = "#ffffff" if row["flagged"] else shade
             row["hover"] = hovers.get((table.plane, epoch, layer))
             rows.append(row)
     return rows
@@ -274,9 +287,10 @@ def _hovers(records: Rows, training: Rows) -> dict[tuple[Any, ...], dict[str, st
     accuracy = dict(mean_accuracy(training).tolist()) if len(training) else {}
     several = len({row["seed"] for row in records}) > 1
     hovers: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in sorted(records, key=lambda row: (row["epoch"], row["variable"], row["seed"])):
+    last = {tuple(row[key] for key in (*AXIS_KEYS, "plane")): row for row in records}
+    for row in sorted(last.values(), key=lambda row: (row["variable"], row["seed"])):
         epoch = row["epoch"]
-        hover = hovers.setdefault((row["plane"], epoch, row["layer"]), {})
+        hover = hovers.setdefault((row["plane"], epoch, str(row["layer"])), {})
         if not hover:
             hover["title"] = f"{row['layer']}, epoch {epoch}"
             if epoch in accuracy:
