@@ -19,6 +19,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from mine_jax.information_plane.figure_table import Array
+from mine_jax.information_plane.files import replacing
 
 Look = dict[str, Any]  # keyword arguments of `Axes.plot`
 
@@ -219,10 +220,6 @@ def save(fig: Figure, path: str | os.PathLike | None) -> Figure:
     """Write a figure as PNG and, under the same name, as PDF, unless `path` is None; return it."""
     targets = [Path(path).with_suffix(suffix) for suffix in (".png", ".pdf")] if path else []
     for target in targets:
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
+        with replacing(target) as partial:
             fig.savefig(partial, format=target.suffix[1:])
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
     return fig

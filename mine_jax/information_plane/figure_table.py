@@ -54,7 +54,7 @@ class Table(NamedTuple):
       flagged: whether any seed's estimate is not converged or has a warning; like `mean`.
       others: name of an estimator that bounds nothing, to its values, like `mean`.
       ceiling: largest ceiling of the estimates of I(X; ·).
-      entropy: H(Y).
+      entropy: H(Y); NaN where Y is not labels.
     """
 
     plane: str
@@ -134,9 +134,26 @@ def tabulate(
             flagged=np.any(flags, axis=0),
             others=dict(zip(others, rest, strict=True)),
             ceiling=float(known.max()) if known.size else math.log(description["report_size"]),
-            entropy=float(description["class_entropy_nats"]),
+            entropy=finite_or_nan(description["class_entropy_nats"]),
         )
     return tables
+
+
+def up_to(table: Table, epoch: float) -> Table:
+    """Return the table with NaN for the values of later epochs; its axes stay."""
+    late = (table.epochs > epoch)[:, None, None]
+
+    def known(values: Array) -> Array:
+        return np.where(late, np.nan, values)
+
+    return table._replace(
+        mi=known(table.mi),
+        mean=known(table.mean),
+        low=known(table.low),
+        high=known(table.high),
+        own=known(table.own),
+        others={name: known(values) for name, values in table.others.items()},
+    )
 
 
 def caption(

@@ -5,6 +5,7 @@ nor the caller's settings change. Names imported as themselves are for other fig
 """
 
 import itertools
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ from mine_jax.information_plane.figure_table import (
     mean_accuracy,
     shows_ceiling,
     tabulate,
+    up_to,
 )
 from mine_jax.information_plane.figure_table import finite_or_nan as finite_or_nan
 from mine_jax.information_plane.figure_table import mean_over_seeds as mean_over_seeds
@@ -74,7 +76,11 @@ OWN: Look = {"marker": "o", "markersize": 1.8, "linewidth": 0.4, "alpha": 0.45, 
 
 
 def information_plane(
-    records: Rows, description: Mapping[str, Any], path: str | os.PathLike | None = None
+    records: Rows,
+    description: Mapping[str, Any],
+    path: str | os.PathLike | None = None,
+    *,
+    until: float | None = None,
 ) -> Figure:
     """Draw I(X; ·) against I(Y; ·), a panel for each plane, one path for each layer.
 
@@ -92,6 +98,8 @@ def information_plane(
         `notice` is put above the figure unless empty.
       path: PNG file to write; a PDF of the same name is written beside it. Each is replaced only
         once the new one is complete. None for no file.
+      until: last epoch to draw, on the axes of all epochs and with their legend and caption, as a
+        frame of an animation; None for all.
 
     Returns:
       The figure.
@@ -101,13 +109,14 @@ def information_plane(
     """
     tables = list(tabulate(records, description, paired=True).values())
     looks = layer_looks(tables[0].layers)
+    epoch = "" if until is None else f", epoch {until:g}"
     marks = "Boxes: brackets, on average below and above the true value."
     text = caption(tables, records, description, marks=marks, level=description["noise_level"])
     fig = _described_figure(tables, looks, description, text, len(tables) > 1, 2.75)
     panels = fig.subplots(1, len(tables), squeeze=False)[0]
     for ax, table in zip(panels, tables, strict=True):
-        ax.set_title(PLANE_TITLES[table.plane], fontsize=NORMAL, loc="left")
-    _draw_planes(fig, panels, tables, looks)
+        ax.set_title(PLANE_TITLES[table.plane] + epoch, fontsize=NORMAL, loc="left")
+    _draw_planes(fig, panels, tables, looks, until=until)
     return save(fig, path)
 
 
@@ -207,7 +216,7 @@ def mi_over_epochs(
                 ax.set_title(PLANE_TITLES[table.plane], fontsize=NORMAL, loc="left")
                 if shows_ceiling(table):
                     draw_limit(ax, "y", table.ceiling, "ceiling")
-            else:
+            elif math.isfinite(table.entropy):
                 draw_limit(ax, "y", table.entropy, "H(Y)")
     if len(accuracy):
         ax = fig.add_subplot(grid[2, :], sharex=first)
@@ -272,8 +281,12 @@ def _draw_planes(
     tables: Sequence[Table],
     looks: Mapping[str, Look],
     num_columns: int | None = None,
+    until: float | None = None,
 ) -> None:
-    """Draw a table in each panel; with `num_columns` only the first of a row names its y axis."""
+    """Draw a table in each panel; with `num_columns` only the first of a row names its y axis.
+
+    With `until` later epochs are not drawn, but leave their room.
+    """
     first, last = min(t.epochs[0] for t in tables), max(t.epochs[-1] for t in tables)
     norm = Normalize(first, max(last, first + 1))
     for i, (ax, table) in enumerate(zip(panels, tables, strict=True)):
@@ -284,13 +297,25 @@ def _draw_planes(
         if num_columns is None or i % num_columns == 0:
             ax.set_ylabel(f"I(Y; {symbol}){bound} (nats)", fontsize=NORMAL)
         style_axes(ax)
-    labels = []
+    paths = [(*ax.lines, *ax.collections) for ax in panels]
+    labels: list[list[Annotation]] = []
     for ax, table in zip(panels, tables, strict=True):
         ceiling = shows_ceiling(table)
         # The ceiling's line would cross the name of H(Y) at the right.
-        labels.append([draw_limit(ax, "y", table.entropy, "H(Y)", "left" if ceiling else "right")])
+        side = "left" if ceiling else "right"
+        labels.append([])
+        if math.isfinite(table.entropy):
+            labels[-1].append(draw_limit(ax, "y", table.entropy, "H(Y)", side))
         if ceiling:
             labels[-1].append(draw_limit(ax, "x", table.ceiling, "ceiling"))
+    if until is not None:
+        tables = [up_to(table, until) for table in tables]
+        for ax, table, path in zip(panels, tables, paths, strict=True):
+            ax.autoscale_view()
+            ax.autoscale(False)
+            for artist in path:
+                artist.remove()
+            _draw_paths(ax, table, looks, norm)
     fig.draw_without_rendering()  # now the panels' places are known
     for ax, table, taken in zip(panels, tables, labels, strict=True):
         _label_epochs(ax, table, looks, taken)

@@ -32,13 +32,14 @@ SHAPES = (
     *("circle", "square", "triangle-up", "diamond"),
     *("triangle-down", "cross", "triangle-right", "triangle-left"),
 )
-PANEL = (400, 340)  # width and height, pixels
+PANEL = (430, 370)  # width and height, pixels
 LETTER = 5.3  # mean width of a letter of the caption, pixels
 SHOWN, UNTIL = "shown", "until"  # names of what the user chooses: layers, and the last epoch
 FLAGGED = "M-.4,-.4L.4,.4M-.4,.4L.4,-.4"  # a cross
 MARGIN = 0.06  # of the range of values, on either side
 DIGITS = 4  # of values in nats: finer than any error, and a shorter file
 INK, GREY = "#262626", "#737373"
+STYLE = "body {font: 13px sans-serif} .vega-bind input {width: 420px; vertical-align: middle}"
 EMBED = {
     "renderer": "svg",
     "actions": {"export": True, "source": False, "compiled": False, "editor": False},
@@ -73,9 +74,10 @@ def page(records: Rows, description: Mapping[str, Any], training: Rows = ()) -> 
       ImportError: altair or vl-convert-python is not installed.
       ValueError: `records` is empty, a key is missing, or a variable or plane is unknown.
     """
-    return chart(records, description, training).to_html(
+    text = chart(records, description, training).to_html(
         inline=True, embed_options=dict(EMBED), json_kwds={"cls": _ScriptEncoder}
     )
+    return text.replace("<style>", f"<style>{STYLE}", 1)
 
 
 def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) -> Any:
@@ -186,7 +188,7 @@ def _panel(
     box = {"fillOpacity": 0.04, "strokeOpacity": 0.45, "strokeWidth": 0.7, "clip": True}
     boxes = marks(*corners).mark_rect(**box).encode(stroke=style["color"])
     path = marks().encode(**at("x", "y"), order="epoch:Q")
-    bars = marks("x").mark_rule(clip=True)
+    bars = marks("x").mark_rule(strokeWidth=0.9, clip=True)
     points = marks("x").encode(
         **at("x", "y"),
         size=alt.condition(f"datum.epoch == {UNTIL}", alt.value(110), alt.value(45)),
@@ -197,7 +199,7 @@ def _panel(
     drawn = [
         *_limits(alt, limits),
         boxes.encode(**at("low_x", "low_y"), x2="high_x", y2="high_y"),
-        path.mark_line(clip=True),
+        path.mark_line(strokeWidth=1.4, clip=True),
         bars.encode(**at("from_x", "y"), x2="to_x"),
         bars.encode(**at("x", "from_y"), y2="to_y"),
         points.mark_point(opacity=1, strokeWidth=1.2, clip=True)
@@ -230,11 +232,12 @@ def _limits(alt: Any, limits: tuple[float, float]) -> list[Any]:
     drawn, nothing = [], alt.Data(values=[{}])
     ceiling, entropy = limits
     width, height = PANEL
-    words = {"color": LIMIT, "fontSize": 11, "clip": True}
+    rule = {"color": LIMIT, "clip": True}
+    words = rule | {"fontSize": 11}
     if math.isfinite(ceiling):
         line = alt.Chart(nothing).encode(x=alt.datum(_number(ceiling)))
         name = line.mark_text(text=f"ceiling {ceiling:.2f}", align="right", dx=-3, dy=-8, **words)
-        drawn += [line.mark_rule(color=LIMIT, clip=True), name.encode(y=alt.value(height))]
+        drawn += [line.mark_rule(**rule), name.encode(y=alt.value(height))]
     if math.isfinite(entropy):
         line = alt.Chart(nothing).encode(y=alt.datum(_number(entropy)))
         # The ceiling's line would cross a name at the right.
