@@ -270,6 +270,11 @@ def experiment() -> None:
     sentences = "\n".join(f"- {sentence}" for sentence in found["sentences"])
     figures.information_plane(rows, description, path / "information_plane.png")
     figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
+    shown = information_plane.Plane(tuple(rows), description, tuple(result.training))
+    try:
+        shown.html(path / "information_plane.html")
+    except ImportError as error:
+        print(f"No information_plane.html: {error}")
     if FLAGS.publish:
         suffix = "_poster" * (FLAGS.preset == "poster")
         suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)

@@ -19,6 +19,7 @@ from mine_jax.information_plane.figure_table import (
     is_flagged,
     require_keys,
 )
+from mine_jax.information_plane.files import replacing
 from mine_jax.information_plane.records import (
     CONFIG,
     RECORDS,
@@ -66,6 +67,43 @@ class Plane:
         from mine_jax.information_plane import figures
 
         return figures.information_plane(self.records, self.description)
+
+    def html(self, path: str | os.PathLike | None = None) -> str:
+        """Return the interactive page of the plane, which needs no network.
+
+        Args:
+          path: HTML file to write, replaced only once the new one is complete; None for no file.
+
+        Returns:
+          The text of the page, about 1 MB.
+
+        Raises:
+          ImportError: if the packages of `mine_jax[html]` are not installed.
+          ValueError: if there are no records.
+        """
+        from mine_jax.information_plane.page import page
+
+        text = page(self.records, self.description, self.training)
+        if path is not None:
+            with replacing(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        return text
+
+    def gif(self, path: str | os.PathLike) -> Path:
+        """Write the plane as an animated GIF, a frame for each epoch.
+
+        Args:
+          path: file to write, replaced only once the new one is complete.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: if there are no records.
+        """
+        from mine_jax.information_plane.animation import animation
+
+        return animation(self.records, self.description, path)
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the records and their description into a folder, which `load` reads.

@@ -1,7 +1,9 @@
 """The main job through its entry function, on a small data set."""
 
+import importlib.util
 import json
 import math
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -20,6 +22,8 @@ FILES = {
     *("information_plane.png", "mi_over_epochs.png"),
     *("information_plane.pdf", "mi_over_epochs.pdf"),
 }
+if all(importlib.util.find_spec(name) for name in ("altair", "vl_convert")):
+    FILES |= {"information_plane.html"}
 RECORD = {
     **{"seed": int, "epoch": int, "layer": str, "variable": str, "network": str, "steps": int},
     **{"mi_nats": float, "stderr": float, "train_nats": float, "ceiling_nats": float},
@@ -147,16 +151,23 @@ def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile
     assert 0.5 < labels[0]["mi_nats"] <= description["class_entropy_nats"] + 2 * labels[0]["stderr"]
 
 
-def test_experiment_observed_alone_with_values_of_the_literature(job, capsys, compile_fast):
+def test_experiment_observed_alone_with_values_of_the_literature(
+    job, capsys, compile_fast, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "altair", None)  # as where it is not installed
     flags = ("--noise_std=0.1", "--noise=absolute", "--layers=relu3", "--nodeterministic")
-    records = rows_of(job(*flags, "--also=bins,kde"))
+    folder = job(*flags, "--also=bins,kde")
+    records = rows_of(folder)
     assert [(row["variable"], row["layer"]) for row in records] == [("x", "relu3"), ("y", "relu3")]
     for row in records:
         assert (row["noise_std"], row["noise_level"], row["num_images"]) == (0.1, None, 400)
         most = math.log(80) if row["variable"] == "x" else 2.31
         assert 0 < row["bins_nats"] <= most + 1e-6
         assert 0 < row["kde_nats"] <= most + 1e-6
-    assert "observed: I(X;T) relu3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "observed: I(X;T) relu3" in printed
+    assert "pip install 'mine_jax[html]'" in printed
+    assert not (folder / "information_plane.html").exists()
 
 
 def test_experiment_poster_preset_reports_own_networks_and_publishes(
