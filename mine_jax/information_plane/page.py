@@ -39,7 +39,11 @@ FLAGGED = "M-.4,-.4L.4,.4M-.4,.4L.4,-.4"  # a cross
 MARGIN = 0.06  # of the range of values, on either side
 DIGITS = 4  # of values in nats: finer than any error, and a shorter file
 INK, GREY = "#262626", "#737373"
-STYLE = "body {font: 13px sans-serif} .vega-bind input {width: 420px; vertical-align: middle}"
+STYLE = """
+    body {font: 13px sans-serif}
+    .vega-bindings {margin: 4px 0 0 58px}
+    .vega-bind input {width: 420px; vertical-align: middle}
+"""
 EMBED = {
     "renderer": "svg",
     "actions": {"export": True, "source": False, "compiled": False, "editor": False},
@@ -185,35 +189,36 @@ def _panel(
         return drawn.encode(color=style["color"])
 
     corners = ("low_x", "low_y", "high_x", "high_y")
-    box = {"fillOpacity": 0.04, "strokeOpacity": 0.45, "strokeWidth": 0.7, "clip": True}
+    box = {"fillOpacity": 0.04, "strokeOpacity": 0.45, "strokeWidth": 0.7}
     boxes = marks(*corners).mark_rect(**box).encode(stroke=style["color"])
     path = marks().encode(**at("x", "y"), order="epoch:Q")
-    bars = marks("x").mark_rule(strokeWidth=0.9, clip=True)
+    bars = marks("x").mark_rule(strokeWidth=0.9)
     points = marks("x").encode(
         **at("x", "y"),
         size=alt.condition(f"datum.epoch == {UNTIL}", alt.value(110), alt.value(45)),
         tooltip="hover:N",
     )
     fill, crosses = alt.Fill("fill:N", scale=None), points.transform_filter("datum.flagged")
+    # Vega-Lite clips marks to a panel whose scales can be moved.
     zoom = alt.selection_interval(name=f"zoom_{table.plane}", bind="scales")
     drawn = [
+        _title(alt, PLANE_TITLES[table.plane]),
         *_limits(alt, limits),
         boxes.encode(**at("low_x", "low_y"), x2="high_x", y2="high_y"),
-        path.mark_line(strokeWidth=1.4, clip=True),
+        path.mark_line(strokeWidth=1.4),
         bars.encode(**at("from_x", "y"), x2="to_x"),
         bars.encode(**at("x", "from_y"), y2="to_y"),
-        points.mark_point(opacity=1, strokeWidth=1.2, clip=True)
+        points.mark_point(opacity=1, strokeWidth=1.2)
         .encode(shape=style["shape"], fill=fill)
         .add_params(zoom, *params),
-        crosses.mark_point(opacity=1, shape=FLAGGED, clip=True),
+        crosses.mark_point(opacity=1, shape=FLAGGED),
     ]
     if len(table.seeds) > 1:
         seeds = path.properties(data=alt.Data(values=_seed_points(table))).encode(detail="seed:N")
-        drawn.append(seeds.mark_line(opacity=0.5, strokeWidth=0.7, clip=True))
+        drawn.append(seeds.mark_line(opacity=0.5, strokeWidth=0.7))
     data = alt.Data(values=_points(table, hovers, looks))
-    title = alt.TitleParams(PLANE_TITLES[table.plane], fontWeight="normal", fontSize=12)
     width, height = PANEL
-    return alt.layer(*drawn, data=data).properties(width=width, height=height, title=title)
+    return alt.layer(*drawn, data=data).properties(width=width, height=height)
 
 
 def _scale(alt: Any, table: Table, variable: int, limit: float) -> Any:
@@ -227,17 +232,24 @@ def _scale(alt: Any, table: Table, variable: int, limit: float) -> Any:
     return alt.Scale(domain=[_number(low - margin), _number(high + margin)], nice=False, zero=False)
 
 
+def _title(alt: Any, text: str) -> Any:
+    """Return a title at the same height in all panels, whatever stands out of them."""
+    mark = alt.Chart(alt.Data(values=[{}])).mark_text(
+        text=text, align="left", dy=-14, fontSize=12, color=INK, clip=False
+    )
+    return mark.encode(x=alt.value(0), y=alt.value(0))
+
+
 def _limits(alt: Any, limits: tuple[float, float]) -> list[Any]:
     """Return lines and names of the ceiling of I(X; ·) and of H(Y), where they are known."""
     drawn, nothing = [], alt.Data(values=[{}])
     ceiling, entropy = limits
     width, height = PANEL
-    rule = {"color": LIMIT, "clip": True}
-    words = rule | {"fontSize": 11}
+    words = {"color": LIMIT, "fontSize": 11}
     if math.isfinite(ceiling):
         line = alt.Chart(nothing).encode(x=alt.datum(_number(ceiling)))
         name = line.mark_text(text=f"ceiling {ceiling:.2f}", align="right", dx=-3, dy=-8, **words)
-        drawn += [line.mark_rule(**rule), name.encode(y=alt.value(height))]
+        drawn += [line.mark_rule(color=LIMIT), name.encode(y=alt.value(height))]
     if math.isfinite(entropy):
         line = alt.Chart(nothing).encode(y=alt.datum(_number(entropy)))
         # The ceiling's line would cross a name at the right.
@@ -245,7 +257,7 @@ def _limits(alt: Any, limits: tuple[float, float]) -> list[Any]:
         side = {"align": "left", "dx": 4} if left else {"align": "right", "dx": -2}
         name = line.mark_text(text=f"H(Y) {entropy:.2f}", dy=-8, **side, **words)
         drawn += [
-            line.mark_rule(color=LIMIT, clip=True),
+            line.mark_rule(color=LIMIT),
             name.encode(x=alt.value(0 if left else width)),
         ]
     return drawn
