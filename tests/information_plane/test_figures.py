@@ -277,3 +277,10 @@ def test_rows_that_cannot_be_drawn_are_named():
         draw(make_records(), [{"epoch": 1}] * 2)
     with pytest.raises(ValueError, match=r"description lacks noise_level;"):
         figures.information_plane(make_records(), dict(list(DESCRIPTION.items())[:-1]))
+
+
+def test_a_target_without_entropy_has_no_line_for_it():
+    for figure in draw(make_records(), class_entropy_nats=None):
+        assert "H(Y)" not in words(figure)
+        assert "nan" not in words(figure)
+        assert "ceiling" in words(figure)
