@@ -186,7 +186,9 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
         assert without_times(rows) == without_times(whole.training)
 
 
-@pytest.mark.parametrize(("shift", "range_"), [(1, "1 to 2"), (-1, "-1 to 0")])
+@pytest.mark.parametrize(
+    ("shift", "range_"), [(1, "1 to 2: subtract 1"), (-1, "-1 and 0: give 0 and 1")]
+)
 def test_run_labels_beyond_the_logits_raise_before_work(data, shift, range_):
     images, labels = data
     with pytest.raises(ValueError, match=f"labels must be in 0 … 1.* got {range_}"):
