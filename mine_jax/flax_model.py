@@ -23,6 +23,7 @@ from mine_jax.compilation import jit
 Array = jax.Array | np.ndarray
 Variables = Any  # a mapping of the names of collections to pytrees of arrays
 
+CHECKED = 7  # inputs of a call that is checked: hardly ever the number of anything else
 PARAMS = "params"  # the collection that the optimizer trains
 OTHER_NAMES_OF_TRAIN = ("training", "is_training", "deterministic")
 WANTED = (
@@ -59,10 +60,10 @@ def init(key: jax.Array, model: nn.Module, shape: tuple[int, ...], dtype: Any) -
         )
     try:
         hash(model)
-    except TypeError as error:
+    except TypeError:
         raise ValueError(
-            f"{type(model).__name__} has a field that is not hashable ({error}); give tuples for "
-            "lists"
+            f"{type(model).__name__} has a field that is not hashable, as a list or an array; give "
+            "tuples"
         ) from None
     parameters = inspect.signature(type(model).__call__).parameters
     others = [name for name in OTHER_NAMES_OF_TRAIN if name in parameters]
@@ -71,8 +72,9 @@ def init(key: jax.Array, model: nn.Module, shape: tuple[int, ...], dtype: Any) -
             f"{type(model).__name__} has the argument {others[0]}, which would keep its default in "
             "training;\nname it `train`: True in training steps, False otherwise"
         )
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
     with _explained(model, (1, *shape), dtype):
-        return _init(key, model, shape, jnp.dtype(dtype))
+        return _init(key, model, shape, dtype)
 
 
 def split(variables: Variables) -> tuple[Variables, Variables]:
@@ -136,7 +138,7 @@ def check_logits(variables: Variables, model: nn.Module, inputs: Array) -> int:
     Raises:
       ValueError: if the model cannot be called, with what is wanted.
     """
-    batch = _two(inputs)
+    batch = _batch(inputs)
     trained, others = split(variables)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -151,13 +153,13 @@ def check_logits(variables: Variables, model: nn.Module, inputs: Array) -> int:
     for output in outputs:
         if not isinstance(output, jax.ShapeDtypeStruct):
             got = f"a {type(output).__name__}"
-        elif output.ndim != 2 or output.shape[0] != 2:
+        elif output.ndim != 2 or output.shape[0] != CHECKED:
             got = f"an array of shape {output.shape}"
         elif not jnp.issubdtype(output.dtype, jnp.floating):
             got = f"an array of {output.dtype}"
         else:
             continue
-        raise ValueError(f"{type(model).__name__} returns {got} for two inputs;\n{WANTED}")
+        raise ValueError(f"{type(model).__name__} returns {got} for {CHECKED} inputs;\n{WANTED}")
     unstable = [name for name in changed if _kinds(changed[name]) != _kinds(others[name])]
     if unstable:
         raise ValueError(
@@ -176,7 +178,7 @@ def check_probes(
     Raises:
       ValueError: if it does not, with what is wanted.
     """
-    batch = _two(inputs)
+    batch = _batch(inputs)
     with _explained(model, batch.shape, batch.dtype, f"probes={tuple(names)}"):
         arguments: dict[str, Any] = {"probes": tuple(names), **_evaluation(model)}
         result: Any = jax.eval_shape(lambda *a: model.apply(*a, **arguments), variables, batch)
@@ -187,18 +189,18 @@ def check_probes(
             f"{WANTED}"
         )
     missing = [name for name in names if name not in result[1]]
-    wrong = [name for name in names if name not in missing and result[1][name].shape[:1] != (2,)]
     if missing:
         raise ValueError(
             f"{type(model).__name__} returns no activations of {', '.join(missing)}, but of "
             f"{', '.join(map(str, result[1])) or 'none'};\n{WANTED}"
         )
-    if wrong:
-        shape = result[1][wrong[0]].shape
-        raise ValueError(
-            f"the activations of {wrong[0]} have shape {shape} for two inputs;\n"
-            "give (n, …), samples first"
-        )
+    for name in names:
+        shape = result[1][name].shape
+        if shape[:1] != (CHECKED,):
+            raise ValueError(
+                f"the activations of {name} have shape {shape} for {CHECKED} inputs;\n"
+                "give (n, …), samples first"
+            )
 
 
 @contextmanager
@@ -235,7 +237,7 @@ def _kinds(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-def _two(inputs: Array) -> jax.ShapeDtypeStruct:
-    """Return the shape and type of two inputs on a device."""
+def _batch(inputs: Array) -> jax.ShapeDtypeStruct:
+    """Return the shape and type of `CHECKED` inputs on a device."""
     dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)
-    return jax.ShapeDtypeStruct((2, *inputs.shape[1:]), dtype)
+    return jax.ShapeDtypeStruct((CHECKED, *inputs.shape[1:]), dtype)
