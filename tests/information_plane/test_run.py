@@ -248,15 +248,26 @@ def test_run_of_tokens_batch_norm_dropout_and_one_logit_learns_and_resumes(
     assert without_times(resumed.records) == without_times(whole.records)
 
 
+class Diverging(nn.Module):
+    """A perceptron whose logits are not finite once it has learned."""
+
+    @nn.compact
+    def __call__(self, images, probes=()):
+        """Return logits, and layers on request."""
+        logits, layers = Perceptron()(images, probes=("hidden", "logits"))
+        moved = self.param("moved", nn.initializers.zeros_init(), (1, 2))
+        logits = logits + moved + jnp.where(moved == 0, 0, jnp.nan)
+        return (logits, {name: layers[name] for name in probes}) if probes else logits
+
+
 def test_run_with_a_loss_that_is_not_finite_stops_with_what_was_computed(
     data, tmp_path, compile_fast
 ):
     folder, lines = RunFolder(tmp_path / "run"), []
-    diverging = replace(TINY, classifier=ClassifierConfig(batch_size=60, learning_rate=1e30))
-    result = run(data, diverging, folder=folder, report=lines.append)
+    result = run(data, TINY, Diverging(), folder=folder, report=lines.append)
     assert result.stopped == lines[-1]
     assert "stopped in epoch 1 of 2: the training loss of seed 0, 1 is not finite" in lines[-1]
-    assert "Lower learning_rate, 1e+30 now" in lines[-1]
+    assert "Lower learning_rate, 0.05 now" in lines[-1]
     assert {row["epoch"] for row in result.records} == {0}
     losses = [(row["epoch"], row["seed"], row["train_loss"]) for row in result.training]
     assert losses == [(0, 0, None), (0, 1, None), (1, 0, None), (1, 1, None)]
