@@ -212,10 +212,11 @@ def _explained(
         yield
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
+        reason = lines[0].split(" (http")[0][:200]  # Flax ends its errors with an address
         call = f"{type(model).__name__} called with inputs {jnp.dtype(dtype).name} {shape}"
         raise ValueError(
             f"{call}{' and ' * bool(arguments)}{arguments} fails with "
-            f"{type(error).__name__}: {lines[0][:200]};\n{WANTED}"
+            f"{type(error).__name__}: {reason};\n{WANTED}"
         ) from None
 
 
