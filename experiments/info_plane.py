@@ -262,6 +262,8 @@ def experiment() -> None:
         except records.RunFolderError as error:  # a damaged checkpoint
             sys.exit(f"error: {error}")
     if not first:
+        if result.stopped:
+            sys.exit(1)
         return
     drawing = time.perf_counter()
     rows, path = result.records, folder.path
@@ -275,7 +277,7 @@ def experiment() -> None:
         shown.html(path / "information_plane.html")
     except ImportError as error:
         print(f"No information_plane.html: {error}")
-    if FLAGS.publish:
+    if FLAGS.publish and not result.stopped:
         suffix = "_poster" * (FLAGS.preset == "poster")
         suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
         suffix += f"_{data.name}" * (data.name != "mnist")
@@ -295,6 +297,8 @@ def experiment() -> None:
         f"{clock.programs} programs, {clock.cache_hits} of them from the compilation cache, and "
         f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(path)}"
     )
+    if result.stopped:
+        sys.exit(f"error: {result.stopped}")
 
 
 if __name__ == "__main__":

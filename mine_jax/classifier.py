@@ -1,14 +1,15 @@
 """Training an image classifier epoch by epoch, and reading its activations.
 
-A model is any Flax module whose `apply(params, images)` returns logits (n, classes). The model and
-the configuration are static arguments of the compiled functions, so both must be hashable, as
-frozen dataclasses and Linen modules with plain fields are.
+A model is any Linen module that is called as in `flax_model`; images are whatever it takes. The
+model and the configuration are static arguments of the compiled functions, so both must be
+hashable, as frozen dataclasses and Linen modules with plain fields are.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +20,18 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
-from mine_jax import devices
+from mine_jax import class_labels, devices, flax_model
 from mine_jax.compilation import jit
 
 OnProgress = Callable[[int, int, float], None]
 Array = jax.Array | np.ndarray
-Params = Any  # a pytree of arrays, as `model.init` returns it
+Params = Any  # a mapping of collections to pytrees of arrays, as `model.init` returns it
 Arrays = Any  # an array or a pytree of arrays
 
 STEPS_BETWEEN_REPORTS = 100
 # Images: a CPU's cache holds LeNet-5's activations of them, and blocks of 1,000 take twice as long.
 BLOCK_SIZE = 200
+DROPOUT_STREAM = 2**32 - 1  # no epoch's number: batches are drawn from the key folded with that
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ class ClassifierConfig:
 
 
 class ClassifierState(NamedTuple):
-    """State of training: the model's variables, the optimizer's state, epochs done (int32)."""
+    """State of training: the model's variables, the optimizer's state, epochs done (int32).
+
+    `params` has all collections: "params", which the optimizer trains, and others such as
+    "batch_stats".
+    """
 
     params: Params
     opt_state: optax.OptState
@@ -76,11 +82,27 @@ class EpochInfo(NamedTuple):
 
 
 def init(
-    key: jax.Array, model: nn.Module, config: ClassifierConfig, image_shape: Sequence[int]
+    key: jax.Array,
+    model: nn.Module,
+    config: ClassifierConfig,
+    image_shape: Sequence[int],
+    dtype: Any = jnp.float32,
 ) -> ClassifierState:
-    """Draw the initial parameters of `model` for images of `image_shape`, such as (28, 28, 1)."""
-    params = _init_params(key, model, tuple(image_shape))
-    return ClassifierState(params, _optimizer(config).init(params), jnp.zeros((), jnp.int32))
+    """Draw the initial variables of a model.
+
+    Args:
+      key: random key.
+      model: the classifier.
+      config: how it will be trained.
+      image_shape: shape of one image, such as (28, 28, 1), or (tokens,).
+      dtype: type of the images; an integer type for tokens.
+
+    Raises:
+      ValueError: if the model cannot be called as in `flax_model`, with what is wanted.
+    """
+    params = flax_model.init(key, model, tuple(image_shape), dtype)
+    trained, _ = flax_model.split(params)
+    return ClassifierState(params, _optimizer(config).init(trained), jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
@@ -95,17 +117,18 @@ def train_epoch(
     """Train on each sample once, in random order.
 
     The order is drawn from `key` folded with `state.epoch`, so one key serves all epochs. The
-    n mod batch_size samples that fill no batch are dropped, different ones in each epoch. Where
-    devices share a batch each computes the mean loss of its part, so that the images of a batch
-    must have no influence on one another, as they have with batch normalization.
+    n mod batch_size samples that fill no batch are dropped, different ones in each epoch. A CPU's
+    devices share the batches of a model without the argument `train`; in one with it, as with batch
+    normalization, the images of a batch may influence one another. The loss is the cross-entropy of
+    the softmax, or of the sigmoid for one logit.
 
     Args:
       state: state to start from.
       key: random key of the run.
       model: the classifier.
       config: how to train.
-      images: (n, ...), float; on the device, to avoid a copy in every epoch.
-      labels: (n,), int.
+      images: (n, ...); on the device, to avoid a copy in every epoch.
+      labels: (n,), int, 0 … classes − 1.
       on_progress: called as `on_progress(steps_done, steps_total, loss)` every 100 steps and after
         the last, with the mean loss since the previous call.
 
@@ -113,7 +136,8 @@ def train_epoch(
       The next state and the report of the epoch. A non-finite loss is reported, not raised.
 
     Raises:
-      ValueError: if there are fewer samples than a batch, or if the labels do not fit the images.
+      ValueError: if there are fewer samples than a batch, if the labels do not fit the images or,
+        before the first epoch, the model (`check`).
     """
     ((state, info),) = train_epochs([state], [key], model, config, images, labels, on_progress)
     return state, info
@@ -137,7 +161,7 @@ def train_epochs(
       keys: random key of each classifier's run.
       model: the classifier.
       config: how to train.
-      images: (n, ...), float.
+      images: (n, ...).
       labels: (n,), int.
       on_progress: see `train_epoch`; steps of all classifiers, mean of their losses.
       stack: train all at once under `vmap` rather than one after another; None to do so except
@@ -147,10 +171,11 @@ def train_epochs(
       The next state and the report of each classifier.
 
     Raises:
-      ValueError: if there are fewer samples than a batch, or if the labels do not fit the images.
+      ValueError: see `train_epoch`.
     """
-    images, labels = devices.replicate((images, labels))
-    _check_labels(images, labels)
+    class_labels.check_integers(images, labels)
+    if any(int(state.epoch) == 0 for state in states):
+        check(states[0].params, model, images, labels)
     n = images.shape[0]
     num_steps = n // config.batch_size
     if num_steps == 0:
@@ -164,13 +189,15 @@ def train_epochs(
         params: Params,
         opt_state: optax.OptState,
         batches: jax.Array,
+        dropout_key: jax.Array | None,
         steps_done: int = 0,
     ) -> tuple[Params, optax.OptState, np.ndarray]:
         total = np.zeros(())
+        data = images, labels, dropout_key
         for start in range(0, num_steps, STEPS_BETWEEN_REPORTS):
             stop = min(start + STEPS_BETWEEN_REPORTS, num_steps)
             params, opt_state, loss = steps(
-                params, opt_state, batches, start, stop, images, labels, model=model, config=config
+                params, opt_state, batches, start, stop, *data, model=model, config=config
             )
             total = total + np.asarray(loss)
             if on_progress is not None:
@@ -178,17 +205,26 @@ def train_epochs(
                 on_progress(done, num_steps * len(states), float(np.mean(loss)) / (stop - start))
         return params, opt_state, total / num_steps
 
-    starts = [
-        (state.params, state.opt_state, draw_batches(key, state.epoch, n, config.batch_size))
-        for state, key in zip(states, keys, strict=True)
-    ]
-    if stack is None:
-        stack = jax.default_backend() != "cpu"
-    if stack and len(states) > 1:
-        stacked = run_epoch(_train_steps_stacked, *jax.tree.map(lambda *a: jnp.stack(a), *starts))
-        ends = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
-    else:
-        ends = [run_epoch(train_steps, *start, i * num_steps) for i, start in enumerate(starts)]
+    alone = flax_model.trains_differently(model)
+    with devices.for_networks(1) if alone else nullcontext():
+        images, labels = devices.replicate((images, labels))
+        starts = [
+            (
+                state.params,
+                state.opt_state,
+                draw_batches(key, state.epoch, n, config.batch_size),
+                dropout_key(key, state.epoch) if alone else None,
+            )
+            for state, key in zip(states, keys, strict=True)
+        ]
+        if stack is None:
+            stack = jax.default_backend() != "cpu"
+        if stack and len(states) > 1:
+            together = jax.tree.map(lambda *a: jnp.stack(a), *starts)
+            stacked = run_epoch(_train_steps_stacked, *together)
+            ends = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
+        else:
+            ends = [run_epoch(train_steps, *start, i * num_steps) for i, start in enumerate(starts)]
     ends = [(*devices.leave_networks_mesh(end[:2]), end[2]) for end in ends]
     return [
         (ClassifierState(params, opt_state, state.epoch + 1), EpochInfo(float(loss)))
@@ -205,10 +241,12 @@ def accuracy(
 ) -> float:
     """Compute the fraction of images whose largest logit is that of their label.
 
+    One logit stands for class 1 if it is above 0.
+
     Args:
       params: the model's variables.
       model: the classifier.
-      images: (n, ...), float.
+      images: (n, ...).
       labels: (n,), int.
       batch_size: number of images in memory at once.
 
@@ -216,7 +254,7 @@ def accuracy(
       ValueError: if there are no images, the labels do not fit or `batch_size` is below 1.
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    _check_labels(images, labels)
+    class_labels.check_integers(images, labels)
     predicted = _map_blocks(partial(_predict, params, model=model), images, batch_size)
     return float(np.mean(predicted == labels))
 
@@ -232,9 +270,8 @@ def probe(
 
     Args:
       params: the model's variables.
-      model: the classifier; `apply(params, images, probes=names)` returns the logits and a
-        mapping of names to activations.
-      images: (n, ...), float.
+      model: the classifier.
+      images: (n, ...).
       names: names of the activations.
       batch_size: number of images on the device at once; the results (n, ...) are on the host.
 
@@ -253,6 +290,34 @@ def probe(
     return {name: activations[name] for name in names}
 
 
+def check(
+    params: Params, model: nn.Module, images: Array, labels: Array, names: Sequence[str] = ()
+) -> None:
+    """Check that labels are classes of the model, and what it returns.
+
+    Args:
+      params: the model's variables.
+      model: the model.
+      images: (n, …).
+      labels: (n,).
+      names: names of activations that `probe` will read.
+
+    Raises:
+      ValueError: if labels are not integers, one for each image, or none of the model's classes, or
+        if the model cannot be called as in `flax_model`; with the remedy.
+    """
+    class_labels.check_integers(images, labels)
+    class_labels.check_range(np.asarray(labels), flax_model.check_logits(params, model, images))
+    if names:
+        flax_model.check_probes(params, model, images, names)
+
+
+@jit
+def dropout_key(key: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Return the key of an epoch's dropout, independent of its batches, from that of the run."""
+    return jax.random.fold_in(jax.random.fold_in(key, DROPOUT_STREAM), epoch)
+
+
 @jit(static_argnames=("n", "batch_size"))
 def draw_batches(key: jax.Array, epoch: jax.Array, n: int, batch_size: int) -> jax.Array:
     """Draw the rows of each batch of an epoch, (n // batch_size, batch_size)."""
@@ -266,9 +331,10 @@ def _train_steps(
     """Take the steps of `_train_part` on whole batches.
 
     A CPU's devices share each batch where their number divides `batch_size`: most of a step moves
-    data, which one core does alone.
+    data, which one core does alone. Not where a model has `train`: its images may influence one
+    another.
     """
-    mesh = devices.networks_mesh()
+    mesh = None if flax_model.trains_differently(model) else devices.networks_mesh()
     if mesh is None or config.batch_size % mesh.size:
         return _train_part(*arguments, model=model, config=config)
     part, whole = partial(_train_part, model=model, config=config, parts=mesh.size), PartitionSpec()
@@ -284,6 +350,7 @@ def _train_part(
     stop: int,
     images: jax.Array,
     labels: jax.Array,
+    dropout_key: jax.Array | None = None,
     *,
     model: nn.Module,
     config: ClassifierConfig,
@@ -294,32 +361,39 @@ def _train_part(
     Both ends are traced, so that a shorter last chunk needs no second compilation.
 
     Returns:
-      The parameters, the optimizer's state and the sum of the losses, alike on all devices.
+      The variables, the optimizer's state and the sum of the losses, alike on all devices.
     """
     optimizer = _optimizer(config)
 
-    def mean_loss(params: Params, rows: jax.Array) -> jax.Array:
+    def mean_loss(
+        trained: Params, others: Params, rows: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Params]:
         rows = devices.shard_batch(rows)
-        logits: Any = model.apply(params, devices.shard_batch(images[rows]))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
-
-    def loss_and_gradients(params: Params, rows: jax.Array) -> tuple[jax.Array, Params]:
-        if parts == 1:
-            return jax.value_and_grad(mean_loss)(params, rows)
-        own = rows.reshape(parts, -1)[lax.axis_index(devices.NETWORKS_AXIS)]
-        # One exchange of all numbers: one for each array takes longer.
-        flat, restore = ravel_pytree(jax.value_and_grad(mean_loss)(params, own))
-        return restore(lax.pmean(flat, devices.NETWORKS_AXIS))
+        batch = devices.shard_batch(images[rows])
+        logits, others = flax_model.training_logits(trained, others, model, batch, key)
+        return class_labels.cross_entropy(logits, labels[rows]), others
 
     def step(
-        i: jax.Array, carry: tuple[Params, optax.OptState, jax.Array]
-    ) -> tuple[Params, optax.OptState, jax.Array]:
-        params, opt_state, total = carry
-        loss, gradients = loss_and_gradients(params, batches[i])
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, total + loss
+        i: jax.Array, carry: tuple[Params, Params, optax.OptState, jax.Array]
+    ) -> tuple[Params, Params, optax.OptState, jax.Array]:
+        trained, others, opt_state, total = carry
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
+        rows = batches[i]
+        if parts > 1:
+            rows = rows.reshape(parts, -1)[lax.axis_index(devices.NETWORKS_AXIS)]
+        (loss, others), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
+            trained, others, rows, key
+        )
+        if parts > 1:
+            # One exchange of all numbers: one for each array takes longer.
+            flat, restore = ravel_pytree((loss, gradients))
+            loss, gradients = restore(lax.pmean(flat, devices.NETWORKS_AXIS))
+        updates, opt_state = optimizer.update(gradients, opt_state, trained)
+        return optax.apply_updates(trained, updates), others, opt_state, total + loss
 
-    return lax.fori_loop(start, stop, step, (params, opt_state, jnp.zeros(())))
+    first = (*flax_model.split(params), opt_state, jnp.zeros(()))
+    trained, others, opt_state, total = lax.fori_loop(start, stop, step, first)
+    return {**trained, **others}, opt_state, total
 
 
 train_steps = jit(_train_steps, static_argnames=("model", "config"), shares_work=True)
@@ -331,60 +405,24 @@ def _train_steps_stacked(
 ) -> tuple[Params, optax.OptState, jax.Array]:
     """Take the steps of `_train_steps` for stacked classifiers, each with its batches."""
     one = partial(_train_steps, model=model, config=config)
-    return jax.vmap(one, in_axes=(0, 0, 0, None, None, None, None))(*stacked_and_shared)
-
-
-@jit(static_argnames=("model", "image_shape"), fast_compile=True)
-def _init_params(key: jax.Array, model: nn.Module, image_shape: tuple[int, ...]) -> Params:
-    return model.init(key, jnp.zeros((1, *image_shape)))
+    return jax.vmap(one, in_axes=(0, 0, 0, None, None, None, None, 0))(*stacked_and_shared)
 
 
 @jit(static_argnames=("model",))
 def _predict(params: Params, images: jax.Array, *, model: nn.Module) -> jax.Array:
-    logits: Any = model.apply(params, images)
-    return logits.argmax(axis=-1)
+    return class_labels.predicted(flax_model.logits(params, model, images))
 
 
 @jit(static_argnames=("model", "names"))
 def _probe(
     params: Params, images: jax.Array, *, model: nn.Module, names: tuple[str, ...]
 ) -> dict[str, jax.Array]:
-    _, activations = cast(Any, model.apply(params, images, probes=names))
-    return activations
+    activations = flax_model.activations(params, model, images, names)
+    return {name: activations[name] for name in names}
 
 
 def _optimizer(config: ClassifierConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, config.momentum)
-
-
-def check_labels(params: Params, model: nn.Module, images: Array, labels: Array) -> None:
-    """Check that labels are integers, one for each image, of the model's classes.
-
-    Args:
-      params: the model's variables.
-      model: the model.
-      images: (n, …).
-      labels: (n,).
-
-    Raises:
-      ValueError: if they are not.
-    """
-    _check_labels(images, labels)
-    logits: Any = jax.eval_shape(model.apply, params, images[:1])
-    low, high, classes = np.min(labels), np.max(labels), logits.shape[-1]
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels must be in 0 … {classes - 1}, as the model has {classes} logits; got {low} to "
-            f"{high}"
-        )
-
-
-def _check_labels(images: Array, labels: Array) -> None:
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels are {labels.dtype} of shape {labels.shape}; "
-            f"give integers of shape {images.shape[:1]}, one for each image"
-        )
 
 
 def _map_blocks(function: Callable[[Any], Arrays], images: Array, batch_size: int) -> Arrays:

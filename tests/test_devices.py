@@ -54,23 +54,33 @@ class Linear(nn.Module):
         return nn.Dense(3)(images)
 
 
-def classifier_state(batch_size=16):
+class Normed(nn.Module):
+    """Logits linear in the normalized pixels, half of them dropped."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        """Compute the logits."""
+        normed = nn.BatchNorm(use_running_average=not train)(images)
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(normed))
+
+
+def classifier_state(batch_size=16, model=None):
     """Train for an epoch; return the state."""
-    return _trained(batch_size)[0]
+    return _trained(batch_size, model or Linear())[0]
 
 
 def train(batch_size=16):
     """Train for an epoch; return the loss and the accuracy."""
-    state, info, images, labels = _trained(batch_size)
+    state, info, images, labels = _trained(batch_size, Linear())
     return info.train_loss, classifier.accuracy(state.params, Linear(), images, labels)
 
 
-def _trained(batch_size):
+def _trained(batch_size, model):
     generator = np.random.default_rng(0)
     images, labels = generator.random((64, 5), np.float32), generator.integers(0, 3, 64)
     config = classifier.ClassifierConfig(batch_size, learning_rate=0.5)
-    state = classifier.init(jax.random.key(0), Linear(), config, (5,))
-    state, info = classifier.train_epoch(state, jax.random.key(1), Linear(), config, images, labels)
+    state = classifier.init(jax.random.key(0), model, config, (5,))
+    state, info = classifier.train_epoch(state, jax.random.key(1), model, config, images, labels)
     return state, info, images, labels
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from test_devices import train
+from test_devices import Normed, classifier_state, train
 
 from mine_jax import lower_bound
 from mine_jax.mine import MineConfig
@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from mine_jax import devices, lower_bound
 from mine_jax.mine import MineConfig, stack
-from test_devices import classifier_state, train
+from test_devices import Normed, classifier_state, train
 from test_devices_end_to_end import BATCH_SIZES, estimate
 
 folder = Path(sys.argv[1])
@@ -61,8 +61,10 @@ placed = devices.replicate([keys[i] for i in range(6)])
 np.testing.assert_array_equal(
     jax.random.key_data(jax.numpy.stack(placed)), jax.random.key_data(keys)
 )
-for leaf in jax.tree.leaves(classifier_state()):  # fits any number of devices
+normed = classifier_state(model=Normed())
+for leaf in jax.tree.leaves([classifier_state(), normed]):  # fits any number of devices
     assert len(leaf.sharding.device_set) == 1 and not leaf.committed
+(folder / "normed").write_bytes(pickle.dumps(jax.device_get(normed)))
 (folder / "classifiers").write_bytes(pickle.dumps([train(size) for size in BATCH_SIZES]))
 (folder / "warm").write_bytes(pickle.dumps([networks_shared, batches_shared]))
 """
@@ -95,6 +97,12 @@ def test_two_devices_give_the_values_of_one(tmp_path):
     assert process.returncode == 0, errors[-2000:]
     shared = pickle.loads((tmp_path / "classifiers").read_bytes())
     np.testing.assert_allclose(shared, classifiers, rtol=1e-5)
+    normed = pickle.loads((tmp_path / "normed").read_bytes())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        normed,
+        jax.device_get(classifier_state(model=Normed())),
+    )
     both_ways = pickle.loads((tmp_path / "warm").read_bytes())
     for name, (nats, influence, _), warm in (
         (name, value, warm) for warm in both_ways for name, value in expected.items()

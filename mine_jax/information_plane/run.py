@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mine_jax import classifier, devices, estimate
+from mine_jax import class_labels, classifier, devices, estimate, flax_model
 from mine_jax.classifier import Array, ClassifierState
 from mine_jax.estimate import Pair, Splits
 from mine_jax.information_plane import records
@@ -61,11 +61,13 @@ class Result(NamedTuple):
       records: a row for each probe, plane, seed, variable and layer, as in `records.jsonl`.
       training: a row for each epoch and seed, as in `training.jsonl`.
       seconds: wall-clock seconds of each of `PARTS` in this process.
+      stopped: a sentence on why the run ended before its last epoch; None if it did not.
     """
 
     records: list[Row]
     training: list[Row]
     seconds: dict[str, float]
+    stopped: str | None = None
 
 
 def run(
@@ -81,9 +83,11 @@ def run(
     """Train a classifier and measure its layers' path through the information plane.
 
     Args:
-      model: a Flax module; `apply(params, images)` returns logits (n, classes), and
-        `apply(params, images, probes=names)` logits and a mapping of names to activations.
-      train: images (n, …), float, and labels (n,), integers.
+      model: a Flax module, `__call__(self, images, probes=(), train=False)`: it returns logits
+        (n, classes), or one logit for two classes, and with probes the logits and a mapping of
+        these names to activations. `train` may be left out; it is True in training steps, where
+        collections such as "batch_stats" change and the random stream "dropout" is there.
+      train: images (n, …), of the type the model takes, and labels (n,), 0 … classes − 1.
       test: likewise, for the accuracy.
       config: the configuration.
       folder: folder for rows and checkpoints; the run resumes from its last checkpoint. A new one
@@ -92,7 +96,8 @@ def run(
       report: called with a line of text after each probe.
 
     Returns:
-      All rows, those before a resume included.
+      All rows, those before a resume included. A run whose loss is not finite stops after that
+      epoch, with all rows up to it.
 
     Raises:
       ValueError: if the data do not fit the model or are too few for the configuration.
@@ -100,17 +105,21 @@ def run(
     """
     seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     train, test = ((np.asarray(images), np.asarray(labels)) for images, labels in (train, test))
+    for part in (train, test):
+        class_labels.check_integers(*part)
     choices = resolved(config, len(train[0]))  # checks that the images are enough
-    if folder is not None:
-        folder.claim(choices)
     images, labels = devices.replicate(train)
     keys = {seed: seed_keys(seed) for seed in config.seeds}
     states = [
-        classifier.init(keys[seed]["init"], model, config.classifier, images.shape[1:])
+        classifier.init(
+            keys[seed]["init"], model, config.classifier, images.shape[1:], images.dtype
+        )
         for seed in config.seeds
     ]
     for part in (train, test):
-        classifier.check_labels(states[0].params, model, *part)
+        classifier.check(states[0].params, model, *part, config.layers)
+    if folder is not None:
+        folder.claim(choices)
     rows = probe_rows(config, len(images))
     probed_images, probed_labels = (np.asarray(values)[rows] for values in train)
     split = split_rows(config, len(rows))
@@ -149,6 +158,10 @@ def run(
         training += epoch_rows
         if folder is not None:
             folder.append(records.TRAINING, epoch_rows)
+        stopped = _diverged(epoch_rows, config) if epoch > 0 else None
+        if stopped is not None:
+            report(stopped)
+            return Result(all_records, training, seconds, stopped)
         if epoch not in config.probe_epochs():
             continue
         with _timed(seconds, "probing"):
@@ -231,6 +244,20 @@ def _train_epoch(
     return states, rows
 
 
+def _diverged(rows: Sequence[Row], config: PlaneConfig) -> str | None:
+    """Tell whose loss is not finite in an epoch's rows of `training.jsonl`; None if none is."""
+    seeds = [
+        str(seed) for seed, row in zip(config.seeds, rows, strict=True) if row["train_loss"] is None
+    ]
+    if not seeds:
+        return None
+    return (
+        f"stopped in epoch {rows[0]['epoch']} of {config.epochs}: the training loss of seed "
+        f"{', '.join(seeds)} is not finite. Lower learning_rate, {config.classifier.learning_rate} "
+        "now, and check that the images are finite and of moderate size"
+    )
+
+
 def _widths(rows: Sequence[Row]) -> dict[str, int]:
     """Return the number of axes of each observed layer, which its first probe chose."""
     observed = [row for row in rows if row["plane"] == "observed" and row["variable"] == "x"]
@@ -265,7 +292,8 @@ def _checkpoint_template(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the names of a checkpoint's networks, and its shapes and types."""
     measured, widths = _measured(rows), _widths(rows)
-    _, probes = jax.eval_shape(partial(model.apply, probes=config.layers), states[0].params, images)
+    read = partial(flax_model.activations, model=model, names=config.layers)
+    probes = jax.eval_shape(lambda params: read(params, inputs=images), states[0].params)
     layers = Layers({}, {}, {})
     for name in dict.fromkeys(row["layer"] for row in measured.values()):
         shape = probes[name].shape

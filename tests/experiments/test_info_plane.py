@@ -170,6 +170,18 @@ def test_experiment_observed_alone_with_values_of_the_literature(
     assert not (folder / "information_plane.html").exists()
 
 
+def test_experiment_that_diverges_draws_what_exists_and_exits_with_an_error(
+    job, tmp_path, capsys, compile_fast
+):
+    with pytest.raises(SystemExit, match=r"^error: stopped in epoch 1 of 3: .* not finite"):
+        job("--epochs=3", "--learning_rate=1e30", "--nodeterministic", "--layers=relu3")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert [row["epoch"] for row in rows_of(tmp_path / "run")] == [0, 0]
+    training = rows_of(tmp_path / "run", "training.jsonl")
+    assert [(row["epoch"], row["train_loss"]) for row in training] == [(0, None), (1, None)]
+    assert "Written to" in capsys.readouterr().out
+
+
 def test_experiment_poster_preset_reports_own_networks_and_publishes(
     job, script, monkeypatch, tmp_path, compile_fast
 ):

@@ -65,6 +65,19 @@ class Perceptron(nn.Module):
         return (logits, {name: layers[name] for name in probes}) if probes else logits
 
 
+class Modern(nn.Module):
+    """Tokens, batch normalization, dropout and one logit."""
+
+    @nn.compact
+    def __call__(self, tokens, probes=(), train=False):
+        """Return the logit, and layers on request."""
+        embedded = nn.Embed(6, 4)(tokens).reshape(len(tokens), -1)
+        hidden = nn.BatchNorm(use_running_average=not train, momentum=0.8)(nn.Dense(8)(embedded))
+        logits = nn.Dense(1)(nn.Dropout(0.2, deterministic=not train)(nn.tanh(hidden)))
+        layers = {"hidden": hidden, "logits": logits}
+        return (logits, {name: layers[name] for name in probes}) if probes else logits
+
+
 @pytest.fixture(scope="module")
 def data():
     """Two classes that hardly overlap."""
@@ -84,8 +97,16 @@ def few_axes():
         yield
 
 
-def run(data, config, **options):
-    return information_plane.run(Perceptron(), data, data, config, **options)
+@pytest.fixture(scope="module")
+def tokens():
+    """Two classes of rows of four tokens out of six that hardly overlap."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 300).astype(np.int32)
+    return rng.integers(0, 4, (300, 4)) + 2 * labels[:, None], labels
+
+
+def run(data, config, model=None, **options):
+    return information_plane.run(model or Perceptron(), data, data, config, **options)
 
 
 def without_times(rows):
@@ -186,13 +207,73 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
         assert without_times(rows) == without_times(whole.training)
 
 
-@pytest.mark.parametrize(("shift", "range_"), [(1, "1 to 2"), (-1, "-1 to 0")])
+@pytest.mark.parametrize(
+    ("shift", "range_"), [(1, "1 to 2: subtract 1"), (-1, "-1 and 0: give 0 and 1")]
+)
 def test_run_labels_beyond_the_logits_raise_before_work(data, shift, range_):
     images, labels = data
     with pytest.raises(ValueError, match=f"labels must be in 0 … 1.* got {range_}"):
         run((images, labels + shift), replace(TINY, epochs=0))
-    with pytest.raises(ValueError, match="labels are float64"):
-        run((images, labels.astype(float)), replace(TINY, epochs=0))
+
+
+@pytest.mark.parametrize(
+    "convert", [lambda labels: labels.astype(float), lambda labels: np.array(["a", "b"])[labels]]
+)
+def test_run_data_or_models_that_do_not_fit_leave_no_folder(data, tmp_path, convert):
+    images, labels = data
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"labels are (float64|<U1) .* np\.unique.*Recorder"):
+        run((images, convert(labels)), TINY, folder=folder)
+    with pytest.raises(ValueError, match=r"Perceptron called .* KeyError: 'relu';\n"):
+        run(data, replace(TINY, layers=("relu",)), folder=folder)
+    assert not folder.path.exists()
+
+
+def test_run_of_tokens_batch_norm_dropout_and_one_logit_learns_and_resumes(
+    tokens, tmp_path, compile_fast
+):
+    learning = replace(
+        TINY, num_seeds=1, classifier=ClassifierConfig(batch_size=30, learning_rate=0.1)
+    )
+    whole = run(tokens, learning, Modern())
+    assert whole.stopped is None
+    assert whole.training[-1]["test_accuracy"] > 0.9
+    last = {(row["plane"], row["layer"]): row for row in whole.records if row["variable"] == "y"}
+    assert 0.5 < last["deterministic", "hidden"]["mi_nats"] < 0.72
+    folder = Crashing(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(tokens, learning, Modern(), folder=folder)
+    resumed = run(tokens, learning, Modern(), folder=RunFolder(tmp_path / "run"))
+    assert without_times(resumed.training) == without_times(whole.training)
+    assert without_times(resumed.records) == without_times(whole.records)
+
+
+class Diverging(nn.Module):
+    """A perceptron whose logits are not finite once it has learned."""
+
+    @nn.compact
+    def __call__(self, images, probes=()):
+        """Return logits, and layers on request."""
+        logits, layers = Perceptron()(images, probes=("hidden", "logits"))
+        moved = self.param("moved", nn.initializers.zeros_init(), (1, 2))
+        logits = logits + moved + jnp.where(moved == 0, 0, jnp.nan)
+        return (logits, {name: layers[name] for name in probes}) if probes else logits
+
+
+def test_run_with_a_loss_that_is_not_finite_stops_with_what_was_computed(
+    data, tmp_path, compile_fast
+):
+    folder, lines = RunFolder(tmp_path / "run"), []
+    result = run(data, TINY, Diverging(), folder=folder, report=lines.append)
+    assert result.stopped == lines[-1]
+    assert "stopped in epoch 1 of 2: the training loss of seed 0, 1 is not finite" in lines[-1]
+    assert "Lower learning_rate, 0.05 now" in lines[-1]
+    assert {row["epoch"] for row in result.records} == {0}
+    losses = [(row["epoch"], row["seed"], row["train_loss"]) for row in result.training]
+    assert losses == [(0, 0, None), (0, 1, None), (1, 0, None), (1, 1, None)]
+    assert folder.read(TRAINING) == result.training
+    assert folder.read(RECORDS) == result.records
+    assert folder.last_epoch() == 0
 
 
 @pytest.fixture
