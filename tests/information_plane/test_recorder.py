@@ -1,0 +1,226 @@
+"""`measure_layers`, `plane` and `Recorder`: values, targets, layers, messages, what survives."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mine_jax
+from mine_jax.information_plane import PlaneConfig, RoundState
+from mine_jax.information_plane.records import RunFolderError
+from mine_jax.information_plane.targets import read_target
+from mine_jax.mine import MineConfig
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+MINE = MineConfig(
+    network="separable",
+    hidden=8,
+    depth=1,
+    features=4,
+    canonical_pairs=0,
+    squares=False,
+    gaussian_start=False,
+    batch_size=64,
+    learning_rate=1e-2,
+    check_every=10,
+    max_steps=100,
+    cross_fit=False,
+)
+CONFIG = PlaneConfig(
+    mine=MINE,
+    noisy_x_mine=replace(MINE, normalize=True, form="donsker_varadhan"),
+    noisy_y_mine=MINE,
+)
+N = 300
+
+
+def labels_of(seed=0):
+    return np.random.default_rng(seed).integers(0, 2, N)
+
+
+def layers_of(epoch=1, seed=0):
+    hidden = np.random.default_rng([seed, epoch]).normal(size=(N, 3))
+    hidden += 3 * epoch * labels_of()[:, None]
+    return {"hidden": hidden, "out": hidden[:, :1].copy()}
+
+
+def recorder(labels=None, **options):
+    labels = labels_of() if labels is None else labels
+    return mine_jax.Recorder(labels, config=CONFIG, **options)
+
+
+def without_times(rows):
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows]
+
+
+def test_values_have_brackets_and_warm_starts_go_on():
+    first = mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
+    assert set(first.x) == set(first.y) == {"hidden", "out"}
+    for value in first.y.values():
+        assert 0.3 < value.nats < math.log(2) + 3 * value.stderr
+        assert value.low_nats < value.high_nats
+    assert {row["plane"] for row in first.records} == {"observed"}
+    second = mine_jax.measure_layers(
+        layers_of(2), labels_of(), config=CONFIG, epoch=2, init=first.state
+    )
+    assert all(row["warm_start"] for row in second.records)
+    assert all(row["change_nats"] is not None for row in second.records)
+
+
+def test_noise_zero_needs_inputs_and_measures_layers_as_they_are():
+    with pytest.raises(ValueError, match="needs inputs"):
+        mine_jax.measure_layers(layers_of(), labels_of(), noise=0, config=CONFIG)
+    inputs = layers_of()["hidden"]
+    found = mine_jax.measure_layers(layers_of(), labels_of(), inputs, noise=0, config=CONFIG)
+    assert {row["plane"] for row in found.records} == {"deterministic"}
+    assert found.x["hidden"].low_nats is None
+
+
+def test_bad_layer_names_itself_and_the_others_go_on():
+    layers = layers_of()
+    layers["hidden"][:7] = np.nan
+    rows = mine_jax.measure_layers(layers, labels_of(), config=CONFIG, epoch=3).records
+    assert len({frozenset(row) for row in rows}) == 1  # the same columns
+    by_layer = {name: [row for row in rows if row["layer"] == name] for name in layers}
+    for row in by_layer["hidden"]:
+        assert row["mi_nats"] is None
+        assert "hidden has values that are not finite in 7 of 300 rows at epoch 3" in str(
+            row["warnings"]
+        )
+    assert all(row["mi_nats"] is not None for row in by_layer["out"])
+
+
+def test_references_of_a_whole_population_are_exact():
+    config = replace(CONFIG, population=True)
+    rows = mine_jax.measure_layers(layers_of(), labels_of(), config=config).records
+    for row in rows:
+        assert row["reference_nats"] > 0
+        assert row["reference_low_nats"] is None
+    assert all(row["reference_nats"] <= math.log(2) for row in rows if row["variable"] == "y")
+
+
+def test_regression_targets_have_no_entropy_and_no_bracket():
+    values = layers_of()["hidden"] @ np.ones(3)
+    plane = mine_jax.plane({0: layers_of()}, values, config=CONFIG)
+    assert plane.description["class_entropy_nats"] is None
+    of_y = [row for row in plane.records if row["variable"] == "y"]
+    assert all(row["reference_nats"] is None for row in of_y)
+    plane.figure()
+
+
+@pytest.mark.parametrize(
+    ("labels", "entropy"),
+    [
+        (np.arange(40) % 4, math.log(4)),
+        (np.array(["cat", "dog"] * 20), math.log(2)),
+        (np.eye(4)[np.arange(40) % 4], math.log(4)),
+        (np.stack([np.arange(40) % 2, np.arange(40) // 20], 1), math.log(4)),
+        (np.arange(40) % 2 * 2 - 1, math.log(2)),
+        (np.linspace(0, 1, 40), None),
+    ],
+    ids=["integers", "text", "one-hot", "several", "signs", "numbers"],
+)
+def test_read_target(labels, entropy):
+    target = read_target(labels)
+    assert target.entropy_nats == (entropy and pytest.approx(entropy))
+    assert (target.labels is None) == (entropy is None)
+
+
+def test_messages_name_the_value_and_the_remedy():
+    rec = recorder()
+    for activations, text in (
+        ({}, "at least one layer"),
+        ({"a": np.zeros((N, 0))}, "no columns"),
+        ({"a": np.zeros((5, 2))}, r"\(5, 2\), but there are 300 labels"),
+        ({"a": np.zeros((N, 2), complex)}, "real numbers"),
+        ([1, 2], "must be mappings"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            rec.add(0, activations)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        rec.add(-1, layers_of())
+    with pytest.raises(ValueError, match="one value only"):
+        recorder(np.zeros(N, int))
+    with pytest.raises(ValueError, match="labels at epoch 0 differ"):
+        rec.add(0, layers_of(), labels=1 - labels_of())
+    rec.add(0, layers_of())
+    with pytest.raises(ValueError, match="layers are"):
+        rec.add(1, {"hidden": layers_of()["hidden"]})
+    with pytest.raises(ValueError, match="init must be"):
+        mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, init={})
+
+
+def test_batches_are_joined_and_layout_of_channels_does_not_matter():
+    hidden = layers_of()["hidden"]
+    rec = recorder()
+    rec.add(0, [{"hidden": hidden[:100]}, {"hidden": hidden[100:]}])
+    whole = recorder()
+    whole.add(0, {"hidden": hidden})
+    assert without_times(rec.plane().records) == without_times(whole.plane().records)
+
+
+def test_recorder_now_and_end_agree_and_the_folder_goes_on(tmp_path):
+    now = recorder(when="now")
+    scalars = [now.add(epoch, layers_of(epoch)) for epoch in (0, 1)]
+    assert {"I(X;hidden)", "I(Y;out)/stderr", "I(Y;out)/low"} <= set(scalars[0])
+    rec = recorder(folder=tmp_path / "run")
+    assert rec.add(0, layers_of(0)) == {}
+    again = recorder(folder=tmp_path / "run")  # after a kill, say
+    again.add(1, layers_of(1))
+    plane = again.plane()
+    np.testing.assert_allclose(
+        [row["mi_nats"] for row in plane.records],
+        [row["mi_nats"] for row in now.plane().records],
+        atol=1e-4,
+    )
+    assert mine_jax.load(tmp_path / "run").records == plane.records
+    assert recorder(folder=tmp_path / "run").plane().records == plane.records
+    with pytest.raises(RunFolderError, match="labels_sha256"):
+        recorder(1 - labels_of(), folder=tmp_path / "run")
+
+
+def test_saved_planes_are_equal_and_keep_other_folders(tmp_path):
+    plane = mine_jax.plane({0: layers_of()}, labels_of(), config=CONFIG)
+    plane.save(tmp_path / "plane")
+    assert mine_jax.load(plane.save(tmp_path / "plane")) == plane
+    recorder(folder=tmp_path / "run").add(0, layers_of())
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        plane.save(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="no records"):
+        mine_jax.load(tmp_path / "run")
+
+
+def test_killed_recorder_loses_nothing_that_add_returned(tmp_path):
+    code = f"""
+import os, signal, sys
+import numpy as np
+import mine_jax
+rec = mine_jax.Recorder(np.arange(300) % 2, folder={str(tmp_path / "run")!r})
+for epoch in range(1000):
+    rec.add(epoch, {{"a": np.full((300, 50), epoch)}})
+    print(epoch, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    last = [process.stdout.readline() for _ in range(20)][-1]
+    process.kill()
+    returned = [int(line) for line in (last + process.stdout.read()).split()]
+    process.wait()
+    kept = mine_jax.Recorder(np.arange(300) % 2, folder=tmp_path / "run")
+    assert set(kept._snapshots()) >= set(range(returned[-1] + 1))
+    assert (kept._load(returned[-1])["a"] == returned[-1]).all()
+
+
+def test_state_of_other_samples_is_refused():
+    state = RoundState({}, {}, {}, None, {"hidden": (N, 3), "out": (N, 1)}, "other")
+    with pytest.raises(ValueError, match="same samples in the same order"):
+        mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, init=state)
+
+
+def test_much_memory_is_said_first(monkeypatch):
+    monkeypatch.setattr("mine_jax.information_plane.activations.MUCH_MEMORY", 1000)
+    with pytest.warns(UserWarning, match="hidden alone has 900 activations"):
+        mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
