@@ -230,10 +230,12 @@ def _observe(
         row = int(np.argwhere(~np.isfinite(layer))[0, 0])
         raise ValueError(f"{name} has a value that is not finite in row {row}")
     test = rows.test[0]
-    known: Any = None if labels is None else np.asarray(labels)[test]
+    # Values of the literature take the images that they are given as the whole population.
+    shown = np.arange(len(layer)) if config.population else test
+    known: Any = None if labels is None else np.asarray(labels)[shown]
     compared = {} if known is None else dict.fromkeys(config.also, (math.nan, math.nan))
     if "bins" in compared:  # of the activations as they are
-        compared["bins"] = comparisons.bins(layer[test], known)
+        compared["bins"] = comparisons.bins(layer[shown], known)
     smallest = (
         MIN_RELATIVE_VARIANCE
         * float(np.einsum("nd,nd->", layer, layer, dtype=np.float64))
@@ -256,7 +258,7 @@ def _observe(
     else:
         references = brackets.bracket(layer, test_noise, sigma, every, test, name)
     if "kde" in compared:
-        compared["kde"] = comparisons.pairwise_distances(layer[test], known, sigma)
+        compared["kde"] = comparisons.pairwise_distances(layer[shown], known, sigma)
     total = float(np.einsum("nd,nd->", layer, layer, dtype=np.float64)) / len(layer)
     columns = layer.shape[1]
     kept, axes = layer, None
