@@ -275,7 +275,8 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
         if math.prod(shape[1:]) == 1 and (array.dtype == bool or is_discrete(exact)):
             labels = _labels(array.ravel(), name)
             numbers = _floats(array).reshape(-1, 1)
-            return labels._replace(numbers=numbers) if _may_be_ordered(labels) else labels
+            may_be_ordered = bool(np.max(labels.values) >= MAX_UNORDERED)
+            return labels._replace(numbers=numbers) if may_be_ordered else labels
         classes = as_labels(array)
         if classes is not array:
             return _labels(classes, name)
@@ -294,11 +295,6 @@ def _check_digits(array: np.ndarray, name: str) -> None:
             f"{name} holds integers beyond 2^53, of which floats lose digits: subtract the "
             "smallest one, or give discrete=True if they are labels"
         )
-
-
-def _may_be_ordered(labels: Variable) -> bool:
-    """Tell whether so many values may lose something as labels if they are ordered."""
-    return bool(np.max(labels.values) >= MAX_UNORDERED)
 
 
 def _decide_fields(fields: list[_Field], name: str, discrete: Discrete) -> Variable:
