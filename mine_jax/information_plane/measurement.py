@@ -279,7 +279,7 @@ def _noise_columns(
         low, high, both = bracket.y_low, bracket.y_high, bracket.y_high
         if variable == "x":
             low, high, both = bracket.x_low, bracket.x_high, bracket.x_low
-            row["gaussian_bound_nats"] = observed.gaussian_bound_nats
+            row["gaussian_bound_nats"] = finite_or_none(observed.gaussian_bound_nats)
         sides["reference"] = both
         if not config.population:
             sides |= {"reference_low": low, "reference_high": high}
@@ -289,7 +289,10 @@ def _noise_columns(
         for name, both_values in observed.compared.items():
             row[f"{name}_nats"] = finite_or_none(both_values["xy".index(variable)])
     for name, side in sides.items():
-        row |= {f"{name}_nats": side and side.nats, f"{name}_stderr": side and side.stderr}
+        row |= {
+            f"{name}_nats": side and finite_or_none(side.nats),
+            f"{name}_stderr": side and finite_or_none(side.stderr),
+        }
     for name in ("low", "high"):
         difference: tuple[float | None, float | None] = (None, None)
         if (side := sides[f"reference_{name}"]) is not None:

@@ -224,3 +224,11 @@ def test_much_memory_is_said_first(monkeypatch):
     monkeypatch.setattr("mine_jax.information_plane.activations.MUCH_MEMORY", 1000)
     with pytest.warns(UserWarning, match="hidden alone has 900 activations"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_layers_beyond_what_their_squares_can_hold_give_records_that_json_can_hold(tmp_path):
+    layers = {"out": np.float32(1e25) * layers_of()["out"]}
+    rec = recorder(folder=tmp_path / "run")
+    rec.add(0, layers)
+    assert mine_jax.load(rec.plane().save(tmp_path / "plane")).records
