@@ -22,9 +22,9 @@ recorder = mine_jax.Recorder(y, name="Keras model")
 
 
 def record(epoch, logs=None):
-    if epoch in (0, 20):
+    if epoch in (0, 20):  # the first and the last
         layers = probe.predict(x, verbose=0)  # in evaluation mode, in batches
-        recorder.add(epoch, {name: layers[name] for name in names})
+        recorder.add(epoch + 1, {name: layers[name] for name in names})
 
 
 callback = keras.callbacks.LambdaCallback(on_epoch_end=record)
