@@ -175,7 +175,7 @@ def draw_observed(layer: Layer, name: str, seed: int) -> dict[str, Sample]:
     key = jax.random.fold_in(jax.random.key(name_number(name) % 2**31), seed)
     split = information_plane.split_rows(config, len(layer.values))
     observed = information_plane.observe(key, layer.values, None, config, split, name)
-    layers = information_plane.Layers({name: observed}, {})
+    layers = information_plane.Layers({name: observed}, {}, {})
     (pair,) = information_plane.pairs_of({}, {0: layers}).values()
     dims = 2 if layer.values.ndim == 4 else 1
     return {f"{name} {OBSERVED}": Sample(dims, pair, layer.nats, layer.stderr, prepared=True)}

@@ -88,7 +88,8 @@ def sweep(
     chosen = information_plane.probe_rows(config, len(data.train_images))
     images, labels = data.train_images[chosen], data.train_labels[chosen]
     split = information_plane.split_rows(config, len(chosen))
-    variables = information_plane.prepare_variables(images, labels, config, split)
+    target = information_plane.read_target(labels, discrete=True)
+    variables = information_plane.prepare_variables(images, target, config, split)
     align_to = information_plane.alignment_target(images, config)
     state = classifier.init(keys["init"], model, config.classifier, data.train_images.shape[1:])
     init: dict[float, Any] = dict.fromkeys(configs)
@@ -105,14 +106,13 @@ def sweep(
         for level, of_level in configs.items():
             layers = information_plane.read_layers(
                 jax.random.fold_in(keys["noise"], epoch),
-                state,
-                model,
-                np.asarray(images),
-                np.asarray(labels),
+                classifier.probe(state.params, model, np.asarray(images), config.layers),
+                target.labels,
                 of_level,
                 split,
                 align_to,
                 widths[level],
+                epoch,
             )
             widths[level] = {name: layer.for_x.width for name, layer in layers.observed.items()}
             measured = information_plane.measure(

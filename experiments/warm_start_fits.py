@@ -147,7 +147,8 @@ def observe(
     rows = information_plane.probe_rows(plan.plane, len(data.train_images))
     images, labels = np.asarray(data.train_images)[rows], np.asarray(data.train_labels)[rows]
     split = information_plane.split_rows(plan.plane, len(rows))
-    variables = information_plane.prepare_variables(images, labels, plan.plane, split)
+    target = information_plane.read_target(labels, discrete=True)
+    variables = information_plane.prepare_variables(images, target, plan.plane, split)
     align_to = information_plane.alignment_target(images, plan.plane) if plan.align else None
     pairs: dict[str, Pair] = {}
     references: dict[str, tuple[float | None, float | None]] = {}
@@ -155,7 +156,7 @@ def observe(
         activations = classifier.probe(params_of_network, model, images, plan.plane.layers)
         for i, layer in enumerate(plan.plane.layers):
             values, known = activations.pop(layer), {"x": (None, None), "y": (None, None)}
-            layers = Layers({}, {})
+            layers = Layers({}, {}, {})
             if plan.plane.noise_std:
                 key = jax.random.fold_in(jax.random.key(plan.plane.seed + k), epoch)
                 key = jax.random.fold_in(key, i)

@@ -30,6 +30,7 @@ from mine_jax.information_plane.snapshots import (
     RoundState,
     measure_layers,
 )
+from mine_jax.information_plane.targets import Target, read_target
 
 __all__ = [
     "NOISY_X_CONFIG",
@@ -47,6 +48,7 @@ __all__ = [
     "Result",
     "Round",
     "RoundState",
+    "Target",
     "View",
     "alignment_target",
     "load",
@@ -58,6 +60,7 @@ __all__ = [
     "prepare_variables",
     "probe_rows",
     "read_layers",
+    "read_target",
     "resolved",
     "run",
     "seed_keys",
