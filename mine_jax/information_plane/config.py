@@ -155,10 +155,6 @@ class PlaneConfig:
             return ["also needs observed layers: set noise_std above 0"]
         return []
 
-    def with_layers(self, layers: tuple[str, ...]) -> "PlaneConfig":
-        """Return the same configuration for other layers."""
-        return replace(self, layers=layers)
-
     @property
     def planes(self) -> tuple[Plane, ...]:
         """The planes that are measured, out of `PLANES`."""

@@ -178,8 +178,9 @@ def caption(
     """
     seeds, epochs = tables[0].seeds, tables[0].epochs
     several = "s" * (len(seeds) > 1)
+    of = f"{description['dataset']}: " if description["dataset"] else ""
     parts = [
-        f"{description['dataset']}: n = {description['probe_size']:,} images, values from "
+        f"{of}n = {description['probe_size']:,} samples, values from "
         f"{description['report_size']:,} of them (test samples); seed{several} "
         f"{', '.join(map(str, seeds))}."
     ]

@@ -120,7 +120,7 @@ def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) ->
     letters = round(PANEL[0] * len(panels) / LETTER)
     notice = textwrap.wrap(str(description["notice"]), letters * 4 // 5)
     title = alt.TitleParams(
-        text=notice or f"Information plane: {description['dataset']}",
+        text=notice or ": ".join(filter(None, ["Information plane", description["dataset"]])),
         color=LIMIT if notice else INK,
         subtitle=textwrap.wrap(text, letters),
     )

@@ -1,5 +1,6 @@
 """`Recorder`: snapshots of a network in training, kept until they are measured; `plane`."""
 
+import dataclasses
 import hashlib
 import math
 import operator
@@ -21,8 +22,8 @@ from mine_jax.information_plane.records import CONFIG, RECORDS, RunFolder, RunFo
 from mine_jax.information_plane.snapshots import (
     LayerValue,
     Measured,
+    ProbedSamples,
     RoundState,
-    Samples,
     measure_snapshot,
     read_samples,
 )
@@ -185,8 +186,7 @@ class Recorder:
 
     def _set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = dict(shapes)
-        config = self._samples.config
-        config = config.with_layers(tuple(shapes))
+        config = dataclasses.replace(self._samples.config, layers=tuple(shapes))
         self._samples = self._samples._replace(config=config)
 
     def _description(self) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def plane(
     return recorder.plane()
 
 
-def describe(samples: Samples, name: str) -> dict[str, Any]:
+def describe(samples: ProbedSamples, name: str) -> dict[str, Any]:
     """Describe what records are of, as `config.json` of a run does.
 
     Args:
@@ -319,7 +319,7 @@ def describe(samples: Samples, name: str) -> dict[str, Any]:
     }
 
 
-def _settings(samples: Samples) -> dict[str, Any]:
+def _settings(samples: ProbedSamples) -> dict[str, Any]:
     """Return what determines the values, so that a folder holds those of one setting."""
     inputs = samples.inputs
     digest = None if inputs is None else hashlib.sha256(inputs.tobytes()).hexdigest()

@@ -84,7 +84,7 @@ class Measured(NamedTuple):
     state: RoundState
 
 
-class Samples(NamedTuple):
+class ProbedSamples(NamedTuple):
     """What all snapshots of a network share.
 
     Attributes:
@@ -179,7 +179,7 @@ def read_samples(
     config: PlaneConfig | None,
     key: Any,
     channels: Channels | None,
-) -> Samples:
+) -> ProbedSamples:
     """Read what all snapshots of a network share; see `measure_layers`.
 
     Args:
@@ -202,7 +202,7 @@ def read_samples(
     check_split(rows, config, "give more samples")
     config.noise_level(rows.test.shape[1])  # "auto" needs enough of them
     variables = prepare_variables(array, target, config, rows)
-    return Samples(target, array, config, rows, variables, channels, keys)
+    return ProbedSamples(target, array, config, rows, variables, channels, keys)
 
 
 def layer_config(
@@ -230,7 +230,7 @@ def layer_config(
 
 
 def measure_snapshot(
-    samples: Samples,
+    samples: ProbedSamples,
     layers: dict[str, np.ndarray],
     epoch: int,
     state: RoundState | None = None,

@@ -138,7 +138,7 @@ def test_captions_limits_and_notice_say_what_is_drawn():
         for part in (
             *LAYERS,
             *("Embedded images were used.", "H(Y) 2.30", "ceiling 8.29"),
-            "mnist: n = 20,000 images, values from 4,000 of them (test samples); seed 7.",
+            "mnist: n = 20,000 samples, values from 4,000 of them (test samples); seed 7.",
             "σ = c√(trace of the layer's covariance), c = 0.25;",
             "no layer can hold more than about 1/(2c²) = 8.0 nats.",
         ):

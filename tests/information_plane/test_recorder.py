@@ -232,3 +232,21 @@ def test_layers_beyond_what_their_squares_can_hold_give_records_that_json_can_ho
     rec = recorder(folder=tmp_path / "run")
     rec.add(0, layers)
     assert mine_jax.load(rec.plane().save(tmp_path / "plane")).records
+
+
+def test_epoch_whose_rows_are_not_all_there_is_measured_again(tmp_path):
+    rec = recorder(folder=tmp_path / "run")
+    for epoch in (0, 1):
+        rec.add(epoch, layers_of(epoch))
+    whole = rec.plane().records
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]) + '{"epoch": 1, "la')
+    again = recorder(folder=tmp_path / "run").plane().records
+    assert [row["epoch"] for row in again] == [row["epoch"] for row in whole]
+    assert again[:4] == whole[:4]
+
+
+def test_caption_without_a_name_speaks_of_samples():
+    figure = mine_jax.plane({0: layers_of()}, labels_of(), config=CONFIG).figure()
+    text = " ".join(" ".join(each.get_text().split()) for each in figure.texts)
+    assert text.startswith("n = 300 samples, values from 60 of them")
