@@ -13,24 +13,26 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from mine_jax.information_plane.figures import (
+from mine_jax.information_plane.figure_style import (
     DPI,
     GREY,
     INK,
     LIMIT,
     NORMAL,
     SMALL,
-    Array,
     Look,
-    Rows,
     add_caption,
     add_legend,
-    finite_or_nan,
     look_of,
-    mean_over_seeds,
-    require_keys,
     save,
     style_axes,
+)
+from mine_jax.information_plane.figure_table import (
+    Array,
+    Rows,
+    finite_or_nan,
+    mean_over_seeds,
+    require_keys,
 )
 
 TINY = 5.5  # points

@@ -102,8 +102,8 @@ def add_legend(
 
 
 def wrap(text: str, width: float) -> str:
-    """Break small text into lines for a width in inches."""
-    return textwrap.fill(text, round(18.5 * width))
+    """Break the lines of small text for a width in inches."""
+    return "\n".join(textwrap.fill(line, round(18.5 * width)) for line in text.splitlines())
 
 
 def add_caption(fig: Figure, caption: str) -> None:

@@ -13,8 +13,9 @@ Array = NDArray[np.float64]
 
 VARIABLES = ("x", "y")
 PLANES = ("observed", "deterministic")
-BINS, KDE = "30 bins", "pairwise distances"
-OTHER_KEYS = {BINS: "bins_nats", KDE: "kde_nats"}  # in the records of some runs only
+BINS, KDE, EXACT = "30 bins", "pairwise distances", "exact"
+# In the records of some runs only; exact are references where the samples are the population.
+OTHER_KEYS = {BINS: "bins_nats", KDE: "kde_nats", EXACT: "reference_nats"}
 VALUE_KEYS = (
     *("mi_nats", "stderr", "ceiling_nats", "own_nats"),
     *("reference_low_nats", "reference_high_nats"),
@@ -52,7 +53,7 @@ class Table(NamedTuple):
       own: values of the layers' own networks, like `mean`; NaN where x and y are both within a
         standard error of the reported value, and thus not worth a mark.
       flagged: whether any seed's estimate is not converged or has a warning; like `mean`.
-      others: name of an estimator that bounds nothing, to its values, like `mean`.
+      others: name of an estimator that bounds nothing, or "exact", to its values, like `mean`.
       ceiling: largest ceiling of the estimates of I(X; ·).
       entropy: H(Y); NaN where Y is not labels.
     """
@@ -103,7 +104,12 @@ def tabulate(
     for plane in PLANES:
         if not (rows := [row for row in records if row["plane"] == plane]):
             continue
-        others = {name: key for name, key in OTHER_KEYS.items() if any(key in row for row in rows)}
+        others = {
+            name: key
+            for name, key in OTHER_KEYS.items()
+            if (name != EXACT or description.get("population"))
+            and any(row.get(key) is not None for row in rows)
+        }
         keys = (*VALUE_KEYS, *others.values())
         columns = np.full((len(keys), *map(len, axes)), np.nan)
         flags = np.zeros(columns.shape[1:], bool)
@@ -157,14 +163,22 @@ def up_to(table: Table, epoch: float) -> Table:
 
 
 def caption(
+    tables: Sequence[Table], records: Rows, description: Mapping[str, Any], *, marks: str = ""
+) -> str:
+    """Return the caption of a figure of one run as one paragraph; see `caption_sentences`."""
+    level = description["noise_level"]
+    return " ".join(caption_sentences(tables, records, description, marks=marks, level=level))
+
+
+def caption_sentences(
     tables: Sequence[Table],
     records: Rows,
     description: Mapping[str, Any],
     *,
     marks: str = "",
     level: float | None = None,
-) -> str:
-    """Return what a reader of the figure needs to know, as one paragraph.
+) -> list[str]:
+    """Return what a reader of the figure needs to know.
 
     Args:
       tables: what the figure shows.
@@ -174,13 +188,14 @@ def caption(
       level: noise level c, or None where each panel has its own.
 
     Returns:
-      The caption, not wrapped.
+      Sentences.
     """
     seeds, epochs = tables[0].seeds, tables[0].epochs
     several = "s" * (len(seeds) > 1)
-    of = f"{description['dataset']}: " if description["dataset"] else ""
+    name = f"{description['dataset']}: " if description["dataset"] else ""
+    whole = ", the whole population" if description.get("population") else ""
     parts = [
-        f"{of}n = {description['probe_size']:,} samples, values from "
+        f"{name}n = {description['probe_size']:,} samples{whole}, values from "
         f"{description['report_size']:,} of them (test samples); seed{several} "
         f"{', '.join(map(str, seeds))}."
     ]
@@ -198,7 +213,7 @@ def caption(
         widths = widths[np.isfinite(widths)]
         parts += [marks] if len(widths) else []
         if len(widths) and np.median(widths) > WIDE_NATS:
-            parts.append("The Y bracket is wide, as there are few images of each class.")
+            parts.append("The Y bracket is wide, as there are few samples of each class.")
     if "deterministic" in by_plane:
         rows = [row for row in records if row["plane"] == "deterministic"]
         shared = sum(row["network"] not in (row["layer"], None) for row in rows)
@@ -213,8 +228,10 @@ def caption(
         if several
         else "Bars: ± 2 standard errors."
     )
-    if any(table.others for table in tables):
-        names = list(dict.fromkeys(itertools.chain.from_iterable(t.others for t in tables)))
+    others = dict.fromkeys(itertools.chain.from_iterable(table.others for table in tables))
+    if EXACT in others:
+        parts.append("Crosses: exact values of the population.")
+    if names := [other for other in others if other != EXACT]:
         parts.append(f"No bounds: {', '.join(names)}.")
     if flagged := [row for row in records if is_flagged(row)]:
         counts = {
@@ -230,7 +247,7 @@ def caption(
         known = np.any(np.isfinite(table.mean), axis=(0, 2))
         if names := [layer for layer, any_ in zip(table.layers, known, strict=True) if not any_]:
             parts.append(f"No finite value to draw ({table.plane}): {', '.join(names)}.")
-    return " ".join(part for part in parts if part)
+    return [part for part in parts if part]
 
 
 def is_flagged(row: Mapping[str, Any]) -> bool:
@@ -261,8 +278,10 @@ def mean_accuracy(training: Rows) -> Array:
       (epochs, 2).
 
     Raises:
-      ValueError: there are no rows or a key is missing.
+      ValueError: a key is missing.
     """
+    if not training:
+        return np.empty((0, 2))
     require_keys("training", training, ("epoch", "test_accuracy"))
     by_epoch: dict[int, list[float]] = {}
     for row in training:

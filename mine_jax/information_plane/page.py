@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
+from mine_jax.information_plane.figure_panels import PLANE_TITLES, SYMBOLS
 from mine_jax.information_plane.figure_style import LIMIT, Look, layer_looks, tints
 from mine_jax.information_plane.figure_table import (
     AXIS_KEYS,
@@ -22,7 +23,6 @@ from mine_jax.information_plane.figure_table import (
     shows_ceiling,
     tabulate,
 )
-from mine_jax.information_plane.figures import PLANE_TITLES, SYMBOLS
 
 Row = dict[str, Any]
 
@@ -115,7 +115,7 @@ def chart(records: Rows, description: Mapping[str, Any], training: Rows = ()) ->
         for i, table in enumerate(tables)
     ]
     marks = "Boxes: brackets, on average below and above the true value."
-    text = caption(tables, records, description, marks=marks, level=description["noise_level"])
+    text = caption(tables, records, description, marks=marks)
     text += " Wheel and drag: zoom and move; double click: back."
     letters = round(PANEL[0] * len(panels) / LETTER)
     notice = textwrap.wrap(str(description["notice"]), letters * 4 // 5)

@@ -55,8 +55,11 @@ class Plane:
             object.__setattr__(self, name, tuple(_json(row) for row in getattr(self, name)))
         object.__setattr__(self, "description", _json(self.description))
 
-    def figure(self) -> Any:
+    def figure(self, over_epochs: bool = False) -> Any:
         """Draw the information plane, a path for each layer.
+
+        Args:
+          over_epochs: draw the values, and the accuracy where it is known, against the epoch.
 
         Returns:
           A matplotlib `Figure`; its `savefig` writes PNG, PDF or SVG.
@@ -66,6 +69,8 @@ class Plane:
         """
         from mine_jax.information_plane import figures
 
+        if over_epochs:
+            return figures.mi_over_epochs(self.records, self.training, self.description)
         return figures.information_plane(self.records, self.description)
 
     def html(self, path: str | os.PathLike | None = None) -> str:

@@ -177,8 +177,17 @@ class RunFolder:
         return rows
 
     def description(self) -> dict[str, Any]:
-        """Return the content of config.json; empty if there is none."""
-        return json.loads((self.path / CONFIG).read_text()) if self._has(CONFIG) else {}
+        """Return the content of config.json; empty if there is none.
+
+        Raises:
+          RunFolderError: if it is damaged.
+        """
+        if not self._has(CONFIG):
+            return {}
+        try:
+            return json.loads((self.path / CONFIG).read_text())
+        except ValueError as error:
+            raise RunFolderError(f"{self.path / CONFIG} is damaged ({error})") from error
 
     def save(self, epoch: int, state: Any) -> None:
         """Write a checkpoint of a pytree of arrays; it is complete when this returns."""

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mine_jax.information_plane import figures
+from mine_jax.information_plane.figure_table import mean_over_seeds
 
 TRAINING = [{"epoch": e, "test_accuracy": a} for e, a in ((0, None), (4, 0.96), (8, 0.98))]
 
@@ -94,8 +95,8 @@ def test_brackets_are_where_the_records_say_and_only_where_both_ends_are_known()
             ends = corners[corners[:, 0] == epoch, 1]
             assert (ends.min(), ends.max()) == pytest.approx((value - low, value + high))
     assert "bracket" in words(plane)
-    assert "few images of each class" not in words(plane)
-    assert "few images of each class" in words(draw(make_records(reference_high_nats=2.2))[0])
+    assert "few samples of each class" not in words(plane)
+    assert "few samples of each class" in words(draw(make_records(reference_high_nats=2.2))[0])
 
 
 def test_flagged_values_are_white_and_crossed_and_counted():
@@ -237,7 +238,7 @@ def test_missing_values_are_gaps(missing):
         assert np.isnan(found[1]).any()
     draw(make_records(mi_nats=missing, reference_low_nats=missing))
     values = np.array([[1.0, 5.0, np.nan], [3.0, np.nan, np.nan]])
-    mean, stderr = figures.mean_over_seeds(values, np.array([[0.1, 0.2, 0.3]] * 2))
+    mean, stderr = mean_over_seeds(values, np.array([[0.1, 0.2, 0.3]] * 2))
     np.testing.assert_allclose(mean, [2.0, 5.0, np.nan])
     np.testing.assert_allclose(stderr, [1.0, 0.2, 0.0])
 
@@ -284,3 +285,34 @@ def test_a_target_without_entropy_has_no_line_for_it():
         assert "H(Y)" not in words(figure)
         assert "nan" not in words(figure)
         assert "ceiling" in words(figure)
+
+
+def test_data_without_a_name_and_without_accuracies_is_drawn():
+    plane, epochs = draw(make_records(), [], dataset="")
+    assert len(epochs.axes) == 4
+    for figure in (plane, epochs):
+        assert "n = 20,000 samples, values from 4,000 of them (test samples)" in words(figure)
+        assert "mnist" not in words(figure)
+
+
+def test_exact_values_of_a_population_are_crosses():
+    records = make_records(reference_low_nats=None, reference_high_nats=None)
+    for row in records:
+        row["reference_nats"] = row["mi_nats"] + 0.1 if row["plane"] == "observed" else None
+    for figure, expected in zip(
+        draw(records, population=True),
+        (path_of("observed", 1) + 0.1, np.stack([EPOCHS, path_of("observed", 1)[:, 0] + 0.1], 1)),
+        strict=True,
+    ):
+        crosses = named(figure.axes[0], "exact")
+        assert len(crosses) == len(LAYERS)
+        assert {line.get_linestyle() for line in crosses} == {"None"}
+        np.testing.assert_allclose(crosses[1].get_xydata(), expected)
+        assert not named(figure.axes[-1], "exact")
+        text = words(figure)
+        for part in ("20,000 samples, the whole population", "Crosses: exact values"):
+            assert part in text
+        assert "exact" in [label.get_text() for label in figure.legends[0].get_texts()]
+        assert "No bounds" not in text
+        assert "bracket" not in text
+    assert "exact" not in words(draw(records)[0])  # references of samples are not exact

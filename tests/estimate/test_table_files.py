@@ -1,0 +1,68 @@
+"""Files of samples: which columns are numbers, text or missing."""
+
+import numpy as np
+import pytest
+
+from mine_jax.estimate.table_files import TableError, read_table, select
+
+
+def read(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return read_table(path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_first_row_of_names_and_columns_of_their_types(tmp_path, delimiter):
+    rows = [["n", "value", "name"], ["1", "0.5", "a"], ["2", "1e3", "007"]]
+    table = read(tmp_path, "\n".join(delimiter.join(row) for row in rows))
+    assert list(table) == ["n", "value", "name"]
+    assert [values.dtype.kind for values in table.values()] == ["i", "f", "O"]
+    assert [values.tolist() for values in table.values()] == [[1, 2], [0.5, 1000.0], ["a", "007"]]
+
+
+def test_without_names_columns_have_numbers_and_no_row_is_lost(tmp_path):
+    table = read(tmp_path, "1,2\n\n3,4\n")
+    assert {name: values.tolist() for name, values in table.items()} == {"0": [1, 3], "1": [2, 4]}
+
+
+def test_quoted_cells_byte_order_marks_and_python_numbers(tmp_path):
+    table = read(tmp_path, '\ufeff"a, b",c\n"x, y",1_0\n z ,2\n')
+    assert {name: values.tolist() for name, values in table.items()} == {
+        "a, b": ["x, y", "z"],
+        "c": ["1_0", "2"],
+    }
+
+
+def test_missing_cells_are_nan_among_numbers_and_none_among_text(tmp_path):
+    table = read(tmp_path, "a,b\n1,u\n,NA\n")
+    np.testing.assert_array_equal(table["a"], [1.0, np.nan])
+    assert table["b"].tolist() == ["u", None]
+    for name in "ab":
+        with pytest.raises(TableError, match=rf"'{name}' has missing values in 1 of 2 rows, first"):
+            select(table, [name], "table.csv")
+
+
+def test_names_come_before_numbers_and_ranges(tmp_path):
+    table = read(tmp_path, "x,2,0-1,y\n1,2,3,4\n5,6,7,8\n")
+    for names, expected in (
+        (["2"], [2, 6]),
+        (["0-1"], [3, 7]),
+        (["3"], [4, 8]),
+        (["0-2"], [[1, 2, 3], [5, 6, 7]]),
+        (["y", "x"], [[4, 1], [8, 5]]),
+    ):
+        assert select(table, names, "table.csv").tolist() == expected
+    for names in (["4"], ["2-1"], ["1-4"], [""]):
+        with pytest.raises(TableError, match="has no column"):
+            select(table, names, "table.csv")
+
+
+def test_arrays_of_a_structured_file_and_of_any_shape(tmp_path):
+    np.save(tmp_path / "people.npy", np.array([(1, 0.5), (2, 1.5)], [("age", int), ("b", float)]))
+    assert read_table(tmp_path / "people.npy")["b"].tolist() == [0.5, 1.5]
+    images = np.zeros((3, 8, 8))
+    np.savez(tmp_path / "images.npz", images=images, z=np.arange(3))
+    table = read_table(tmp_path / "images.npz")
+    assert select(table, ["images"], "images.npz").shape == images.shape
+    assert select(table, ["images", "z"], "images.npz").shape == (3, 65)
