@@ -23,10 +23,9 @@ loss = lambda model: optax.softmax_cross_entropy_with_integer_labels(model(x)["l
 model = Model(nnx.Rngs(0))
 optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
 step = nnx.jit(lambda model, optimizer: optimizer.update(model, nnx.grad(loss)(model)))
-recorder = mine_jax.Recorder(y, name="three Gaussian classes")
+recorder = mine_jax.Recorder(y)
 for epoch in range(101):
     if epoch in (0, 100):
         recorder.add(epoch, model(x))
     step(model, optimizer)
-plane = recorder.plane()
-print(plane)
+print(plane := recorder.plane())

@@ -16,8 +16,8 @@ class Network(nn.Module):
 
 
 rng = np.random.default_rng(0)
-x = rng.normal(size=(600, 8))
-y = x @ rng.normal(size=(8, 1)) + rng.normal(size=(600, 1))
+x = rng.normal(size=(400, 8))
+y = x @ rng.normal(size=(8, 1)) + rng.normal(size=(400, 1))
 model, optimizer = Network(), optax.adam(1e-2)
 params = model.init(jax.random.key(0), x)
 state = optimizer.init(params)
@@ -28,5 +28,4 @@ for step in range(301):
         recorder.add(step, model.apply(params, x))
     updates, state = optimizer.update(gradient(params), state)
     params = optax.apply_updates(params, updates)
-plane = recorder.plane()
-print(plane)
+print(plane := recorder.plane())
