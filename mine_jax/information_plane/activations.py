@@ -14,6 +14,7 @@ Channels = Literal["first", "last"]
 CHANNELS = (None, "first", "last")
 MUCH_MEMORY = 1 << 30  # bytes from which the memory of a snapshot is worth a warning
 COPIES = 3  # of a layer's activations that are held at once while it is measured
+LARGEST, SMALLEST = 1e14, 1e-14  # magnitudes whose squares, and sums of these, float32 can hold
 
 
 def read_activations(
@@ -77,8 +78,8 @@ def warn_of_memory(layers: Mapping[str, np.ndarray], planes: int) -> None:
         )
 
 
-def not_finite(values: np.ndarray, name: str, epoch: int) -> str | None:
-    """Return a sentence for a layer that has values that float32 cannot hold; None if all are.
+def reason_not_measured(values: np.ndarray, name: str, epoch: int) -> str | None:
+    """Return a sentence for a layer whose values or their squares float32 cannot hold, else None.
 
     Args:
       values: activations, (n, …).
@@ -86,14 +87,15 @@ def not_finite(values: np.ndarray, name: str, epoch: int) -> str | None:
       epoch: epoch of the snapshot.
     """
     with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
-    rows = int(np.sum(~finite.all(axis=1)))
-    if rows == 0:
-        return None
-    return (
-        f"{name} has values that are not finite in {rows:,} of {len(values):,} rows at epoch "
-        f"{epoch}: it is not measured."
-    )
+        sizes = np.abs(values.reshape(len(values), -1).astype(np.float32))
+    place = f"of {len(values):,} rows at epoch {epoch}: it is not measured."
+    if rows := int(np.sum(~np.isfinite(sizes).all(axis=1))):
+        return f"{name} has values that are not finite in {rows:,} {place}"
+    if rows := int(np.sum((sizes > LARGEST).any(axis=1))):
+        return f"{name} has values beyond ±{LARGEST:.0e} in {rows:,} {place} Scale it down."
+    if 0 < sizes.max() < SMALLEST:
+        return f"{name} has no value beyond ±{SMALLEST:.0e} in {len(values):,} {place} Scale it up."
+    return None
 
 
 def _concatenated(activations: Any) -> dict[str, Any]:

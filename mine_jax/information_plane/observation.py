@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from mine_jax import estimate
 from mine_jax.estimate import Splits, preparation
 from mine_jax.information_plane import brackets, comparisons
-from mine_jax.information_plane.activations import not_finite
+from mine_jax.information_plane.activations import reason_not_measured
 from mine_jax.information_plane.brackets import Bracket
 from mine_jax.information_plane.config import PlaneConfig
 from mine_jax.information_plane.targets import Target
@@ -156,7 +156,8 @@ def read_layers(
       epoch: epoch of the snapshot, for messages.
 
     Returns:
-      The layers. One with values that are not finite is among `Layers.failures` instead.
+      The layers. One with values that are not finite, or whose squares float32 cannot hold, is
+      among `Layers.failures` instead.
 
     Raises:
       ValueError: if the noise is too small beside the activations (`brackets.bracket`).
@@ -164,7 +165,7 @@ def read_layers(
     layers = Layers({}, {}, {})
     for i, name in enumerate(config.layers):
         values = activations.pop(name)  # wide layers take hundreds of megabytes
-        if failure := not_finite(values, name, epoch):
+        if failure := reason_not_measured(values, name, epoch):
             layers.failures[name] = failure
             continue
         if config.deterministic:

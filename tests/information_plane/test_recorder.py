@@ -254,12 +254,24 @@ def test_much_memory_is_said_first(monkeypatch):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_layers_beyond_what_their_squares_can_hold_give_records_that_json_can_hold(tmp_path):
-    layers = {"out": np.float32(1e25) * layers_of()["out"]}
+@pytest.mark.parametrize(
+    ("scale", "text"),
+    [(1e30, "has values beyond ±1e+14 in 300 of 300 rows"), (1e-30, "has no value beyond ±1e-14")],
+)
+def test_layer_whose_squares_float32_cannot_hold_names_itself_and_the_others_go_on(
+    scale, text, tmp_path
+):
+    layers = layers_of()
+    layers["hidden"] = (layers["hidden"] + 100) * scale
     rec = recorder(folder=tmp_path / "run")
     rec.add(0, layers)
-    assert mine_jax.load(rec.plane().save(tmp_path / "plane")).records
+    rows = mine_jax.load(rec.plane().save(tmp_path / "plane")).records
+    for row in rows:
+        if row["layer"] == "hidden":
+            assert row["mi_nats"] is None
+            assert f"hidden {text}" in str(row["warnings"])
+        else:
+            assert row["mi_nats"] is not None
 
 
 def test_epoch_whose_rows_are_not_all_there_is_measured_again(tmp_path):
