@@ -1,8 +1,9 @@
 """Activations from any framework, as arrays of the layers of one snapshot."""
 
 import math
+import operator
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -34,11 +35,10 @@ def read_activations(
       not be finite.
 
     Raises:
-      ValueError: if there are no layers, names are no strings or differ between batches, numbers of
-        samples are not n, or an array has no columns, no numbers, or is not on the CPU.
+      ValueError: if there are no layers, names are no strings, empty, or differ between batches,
+        numbers of samples are not n, or an array has no columns, no numbers, or is not on the CPU.
     """
-    if channels not in CHANNELS:
-        raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}")
+    check_channels(channels)
     layers = {}
     for name, values in _concatenated(activations).items():
         array = values if isinstance(values, np.ndarray) else to_array(values, name)
@@ -58,6 +58,28 @@ def read_activations(
             array = np.moveaxis(array, 1, -1)
         layers[name] = array
     return layers
+
+
+def check_channels(channels: Any) -> None:
+    """Raise ValueError unless `channels` is "first", "last" or None."""
+    if channels not in CHANNELS:
+        raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}")
+
+
+def check_epoch(epoch: Any) -> int:
+    """Return the number of an epoch.
+
+    Raises:
+      TypeError: if it is no integer.
+      ValueError: if it is not in 0 … 2³² − 1.
+    """
+    try:
+        number = operator.index(epoch)
+    except TypeError:
+        raise TypeError(f"epoch must be an integer, got {epoch!r}") from None
+    if not 0 <= number < 2**32:
+        raise ValueError(f"epoch must be at least 0 and below 2**32, got {number}")
+    return number
 
 
 def warn_of_memory(layers: Mapping[str, np.ndarray], planes: int) -> None:
@@ -114,12 +136,21 @@ def _concatenated(activations: Any) -> dict[str, Any]:
         names = list(batches[0]) if batches else []
         if any(set(batch) != set(names) for batch in batches):
             raise ValueError("batches of activations must have the same layers")
-        layers = {
-            name: np.concatenate([to_array(batch[name], name) for batch in batches])
-            for name in names
-        }
+        layers = {name: _joined([batch[name] for batch in batches], name) for name in names}
     if not layers:
         raise ValueError("activations is empty: give at least one layer")
-    if wrong := [name for name in layers if not isinstance(name, str)]:
-        raise ValueError(f"names of layers must be strings, got {wrong}")
+    if wrong := [name for name in layers if not isinstance(name, str) or not name]:
+        raise ValueError(f"names of layers must be strings that are not empty, got {wrong}")
     return layers
+
+
+def _joined(batches: Sequence[Any], name: str) -> np.ndarray:
+    """Return the batches of one layer as one array."""
+    arrays = [to_array(batch, name) for batch in batches]
+    shapes = dict.fromkeys(array.shape[1:] for array in arrays)
+    if len(shapes) > 1 or any(array.ndim == 0 for array in arrays):
+        listed = " and ".join(str(shape) for shape in dict.fromkeys(a.shape for a in arrays))
+        raise ValueError(
+            f"batches of {name} have shapes {listed}: they may differ in the number of samples only"
+        )
+    return np.concatenate(arrays)

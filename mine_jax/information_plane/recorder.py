@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import math
-import operator
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from mine_jax.estimate.variables import Discrete
-from mine_jax.information_plane.activations import Channels, read_activations
+from mine_jax.information_plane.activations import Channels, check_epoch, read_activations
 from mine_jax.information_plane.config import PlaneConfig, values_of
 from mine_jax.information_plane.measurement import Row
 from mine_jax.information_plane.planes import Plane
@@ -32,6 +32,7 @@ from mine_jax.information_plane.targets import read_target
 When = Literal["end", "now"]
 
 SNAPSHOTS = "snapshots"
+SNAPSHOTS_WANTED = "snapshots must be a mapping of epochs to activations, or pairs of these"
 
 
 class Recorder:
@@ -117,10 +118,9 @@ class Recorder:
           TypeError: if the epoch is no integer.
           ValueError: if it is negative, arrays do not fit the labels or cannot be read, or layers
             differ from those of the epochs before.
+          OSError: if the folder cannot be written.
         """
-        epoch = operator.index(epoch)
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        epoch = check_epoch(epoch)
         target = self._samples.target
         if labels is not None and read_target(labels, self._discrete).sha256 != target.sha256:
             raise ValueError(
@@ -131,21 +131,22 @@ class Recorder:
         self._check_shapes(layers)
         if self._when == "now":
             return _scalars(self._measure(epoch, layers))
+        if self._records.pop(epoch, None) is not None:
+            self._write_records()  # first: after a kill none may be of the layers before
         if self._folder is None:
             self._memory[epoch] = {
                 name: np.array(values, np.float32) for name, values in layers.items()
             }
         else:
             _write_snapshot(self._path(epoch), layers)
-        if epoch in self._records:
-            self._forget(epoch)
         return {}
 
     def plane(self) -> Plane:
         """Measure what has not been measured yet, and return the information plane.
 
         Raises:
-          ValueError: if nothing was added.
+          ValueError: if nothing was added, or as `measure_layers`.
+          RunFolderError: if a snapshot in the folder is damaged.
         """
         for epoch in sorted(set(self._snapshots()) - set(self._records)):
             self._measure(epoch, self._load(epoch))
@@ -162,10 +163,11 @@ class Recorder:
                 state = state._replace(values={})  # changes are those since an earlier epoch
         measured = measure_snapshot(self._samples, layers, epoch, state, self._progress)
         self._state = epoch, measured.state
-        if epoch in self._records:
-            self._forget(epoch)
+        replaced = epoch in self._records
         self._records[epoch] = list(measured.records)
-        if self._folder is not None:
+        if replaced:
+            self._write_records()
+        elif self._folder is not None:
             self._folder.append(RECORDS, measured.records)
         return measured
 
@@ -203,7 +205,8 @@ class Recorder:
 
     def _open(self, folder: RunFolder) -> None:
         """Claim the folder, or take over what it holds."""
-        if folder.open(self._description(), resume=True):
+        # Snapshots are arrays: other versions of packages can measure them.
+        if folder.open(self._description(), resume=True, may_differ=("versions",)):
             shapes = folder.description().get("layers", {})
             if shapes:
                 self._set_shapes({name: tuple(shape) for name, shape in shapes.items()})
@@ -221,10 +224,6 @@ class Recorder:
             rows = [row for of_epoch in self._records.values() for row in of_epoch]
             self._folder.replace_rows(RECORDS, rows)
 
-    def _forget(self, epoch: int) -> None:
-        del self._records[epoch]
-        self._write_records()
-
     def _path(self, epoch: int) -> Path:
         assert self._folder is not None
         return self._folder.path / SNAPSHOTS / f"{epoch:08d}.npz"
@@ -241,7 +240,7 @@ class Recorder:
         try:
             with np.load(path, allow_pickle=False) as file:
                 layers = {name: file[str(i)] for i, name in enumerate(self._shapes)}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunFolderError(
                 f"{path} is damaged ({error}): remove it to go on without this epoch"
             ) from error
@@ -286,14 +285,19 @@ def plane(
       progress: show progress bars.
 
     Raises:
-      TypeError: as `measure_layers`.
+      TypeError: as `measure_layers`, or if snapshots are no pairs.
       ValueError: as `measure_layers`, or if there are no snapshots.
     """
     options: dict[str, Any] = {"noise": noise, "config": config, "key": key, "name": name}
     options |= {"channels": channels, "discrete": discrete, "progress": progress}
     recorder = Recorder(labels, inputs=inputs, when="now", **options)
-    for epoch, activations in snapshots.items() if isinstance(snapshots, Mapping) else snapshots:
-        recorder.add(epoch, activations)
+    pairs = snapshots.items() if isinstance(snapshots, Mapping) else snapshots
+    if not isinstance(pairs, Iterable):
+        raise TypeError(f"{SNAPSHOTS_WANTED}, got {type(pairs).__name__}")
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"{SNAPSHOTS_WANTED}, got {type(pair).__name__} as one of them")
+        recorder.add(*pair)
     return recorder.plane()
 
 

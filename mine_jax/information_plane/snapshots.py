@@ -11,7 +11,13 @@ from mine_jax import estimate
 from mine_jax.estimate import Splits
 from mine_jax.estimate.splitting import split_key
 from mine_jax.estimate.variables import to_array
-from mine_jax.information_plane.activations import Channels, read_activations, warn_of_memory
+from mine_jax.information_plane.activations import (
+    Channels,
+    check_channels,
+    check_epoch,
+    read_activations,
+    warn_of_memory,
+)
 from mine_jax.information_plane.config import Plane, PlaneConfig, check_split
 from mine_jax.information_plane.measurement import Row, Value, measure
 from mine_jax.information_plane.observation import (
@@ -148,7 +154,7 @@ def measure_layers(
         neither has `deterministic`.
       key: a PRNG key, the same for all snapshots of a network. Default: key(0).
       init: `Measured.state` of the snapshot before, to start from its networks (warm start).
-      epoch: epoch of the snapshot: a different number gives other noise.
+      epoch: epoch of the snapshot, from 0: a different number gives other noise.
       channels: where the channels of images are, "first" or "last": layers and inputs of four axes
         are then taken as images in the plane of layers as they are. None: all are columns.
       discrete: whether Y is labels, see `lower_bound`.
@@ -158,10 +164,11 @@ def measure_layers(
       Values, records and the state for the next call.
 
     Raises:
-      TypeError: if `key` is no PRNG key or `config` no `PlaneConfig`.
-      ValueError: if arrays do not fit one another or cannot be read, `inputs` are missing, there
-        are too few samples, or `init` is of other samples or layers.
+      TypeError: if `key` is no PRNG key, `config` no `PlaneConfig`, or `epoch` no integer.
+      ValueError: if `epoch` is negative, arrays do not fit one another or cannot be read, `inputs`
+        are missing, there are too few samples, or `init` is of other samples or layers.
     """
+    epoch = check_epoch(epoch)
     target = read_target(labels, discrete)
     layers = read_activations(activations, len(target.values), channels)
     samples = read_samples(
@@ -190,7 +197,12 @@ def read_samples(
       config: likewise.
       key: likewise.
       channels: likewise.
+
+    Raises:
+      TypeError: as `measure_layers`.
+      ValueError: likewise.
     """
+    check_channels(channels)
     config = layer_config(config, names, noise, inputs is not None)
     n = len(target.values)
     array = None
@@ -293,7 +305,7 @@ def measure_snapshot(
 def _check_state(state: RoundState, shapes: Mapping[str, tuple], target: Target) -> None:
     if not isinstance(state, RoundState):
         raise ValueError(
-            f"init must be the state of an earlier snapshot, got {type(state).__name__}"
+            f"init must be the `state` of an earlier snapshot's values, got {type(state).__name__}"
         )
     if state.target_sha256 != target.sha256:
         raise ValueError(

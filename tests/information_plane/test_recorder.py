@@ -142,11 +142,22 @@ def test_messages_name_the_value_and_the_remedy():
         ({"a": np.zeros((5, 2))}, r"\(5, 2\), but there are 300 labels"),
         ({"a": np.zeros((N, 2), complex)}, "real numbers"),
         ([1, 2], "must be mappings"),
+        ({"": np.zeros((N, 2))}, "strings that are not empty"),
+        ([{"a": np.zeros((100, 3))}, {"a": np.zeros((200, 2))}], r"\(100, 3\) and \(200, 2\)"),
     ):
         with pytest.raises(ValueError, match=text):
             rec.add(0, activations)
-    with pytest.raises(ValueError, match="at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"at least 0 and below 2.*32, got -1"):
         rec.add(-1, layers_of())
+    with pytest.raises(ValueError, match=r"at least 0 and below 2.*32, got -1"):
+        mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, epoch=-1)
+    with pytest.raises(TypeError, match=r"epoch must be an integer, got 1\.0"):
+        rec.add(1.0, layers_of())
+    with pytest.raises(ValueError, match="channels must be one of"):
+        recorder(channels="middle")
+    for snapshots in (3, [layers_of()]):
+        with pytest.raises(TypeError, match="mapping of epochs to activations, or pairs"):
+            mine_jax.plane(snapshots, labels_of(), config=CONFIG)
     with pytest.raises(ValueError, match="one value only"):
         recorder(np.zeros(N, int))
     with pytest.raises(ValueError, match="labels at epoch 0 differ"):
@@ -290,3 +301,36 @@ def test_caption_without_a_name_speaks_of_samples():
     figure = mine_jax.plane({0: layers_of()}, labels_of(), config=CONFIG).figure()
     text = " ".join(" ".join(each.get_text().split()) for each in figure.texts)
     assert text.startswith("n = 300 samples, values from 60 of them")
+
+
+def test_damaged_snapshot_is_named_with_the_remedy(tmp_path):
+    recorder(folder=tmp_path / "run").add(3, layers_of())
+    path = tmp_path / "run" / "snapshots" / "00000003.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunFolderError, match=r"00000003.npz is damaged .* remove it"):
+        recorder(folder=tmp_path / "run").plane()
+
+
+def test_other_versions_of_packages_measure_what_was_recorded(tmp_path, monkeypatch):
+    with monkeypatch.context() as other:
+        other.setattr("importlib.metadata.version", lambda name: "0.0")
+        recorder(folder=tmp_path / "run").add(0, layers_of())
+    plane = recorder(folder=tmp_path / "run").plane()
+    assert {row["epoch"] for row in plane.records} == {0}
+    assert "0.0" not in plane.description["versions"].values()
+
+
+@pytest.mark.parametrize("when", ["end", "now"])
+def test_epoch_that_is_added_again_is_replaced(when, tmp_path):
+    rec = recorder(folder=tmp_path / "run", when=when)
+    for epoch in (0, 1):
+        rec.add(epoch, layers_of(epoch))
+    before = rec.plane().records
+    rec.add(1, layers_of(1, seed=5))
+    after = rec.plane().records
+    assert len(after) == len(before)
+    assert after[:4] == before[:4]
+    assert all(
+        new["mi_nats"] != old["mi_nats"] for new, old in zip(after[4:], before[4:], strict=True)
+    )
+    assert recorder(folder=tmp_path / "run", when=when).plane().records == after
