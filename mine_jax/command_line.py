@@ -207,6 +207,8 @@ def _estimate(arguments: argparse.Namespace) -> None:
         select(table, [name.strip() for name in names.split(",")], arguments.file)
         for names in (arguments.x, arguments.z)
     )
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2**32 - 1, got {arguments.seed}")
     groups = arguments.groups
     options: dict[str, Any] = {
         "key": jax.random.key(arguments.seed),

@@ -209,6 +209,7 @@ def test_estimate_says_what_is_wrong(csv_file, tmp_path, capsys):
     assert "did you mean 'noise'?" in error(csv_file, "nois")
     assert "It has 3" in error(csv_file, "0-3")
     assert "no column 'patient'" in error(csv_file, "0", "1", "--groups", "patient")
+    assert "--seed must be from 0" in error(csv_file, "0", "1", "--seed", str(2**70))
     assert f"did you mean {csv_file}?" in error(csv_file.replace("people", "peoples"))
     assert "must end in .csv, .npz or .npy" in error(tmp_path / "table.xlsx")
     for name, text, message in (
@@ -218,6 +219,7 @@ def test_estimate_says_what_is_wrong(csv_file, tmp_path, capsys):
         ("twice.csv", "a,a\n1,2\n", "several columns are named 'a'"),
         ("missing.csv", "a,b\n1,2\nNA,3\n,4\n", "column 'a' has missing values in 2 of 3 rows"),
         ("text.csv", "a,b\nu,2\n,3\n", "column 'a' has missing values in 1 of 2 rows"),
+        ("latin.csv", "größe,b\n1,2\n", "save it as UTF-8"),
         ("few.csv", "a,b\n1,2\n3,4\n", "samples"),
         ("damaged.npz", "PK\x03\x04 and nothing", "cannot be read"),
         ("damaged.npy", "\x93NUMPY", "cannot be read"),

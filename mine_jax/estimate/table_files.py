@@ -43,11 +43,15 @@ def read_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if path.suffix.lower() not in readers:
         raise TableError(f"{path} must end in .csv, .npz or .npy")
     if not path.is_file():
+        if path.exists():
+            raise TableError(f"{path} is no file")
         raise TableError(f"{path} does not exist{_similar_file(path)}")
     try:
         table = readers[path.suffix.lower()](path)
     except TableError:
         raise
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} is no text in UTF-8: save it as UTF-8") from error
     except (OSError, ValueError, EOFError, KeyError, csv.Error, zipfile.BadZipFile) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
     if not any(values.size for values in table.values()):

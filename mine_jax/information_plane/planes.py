@@ -145,7 +145,10 @@ class Plane:
         records, description = of.read(RECORDS), of.description()
         description.pop("kind", None)
         if not records:
-            raise RunFolderError(f"{of.path} has no records to show ({RECORDS} is absent or empty)")
+            raise RunFolderError(
+                f"{of.path} has no records to show ({RECORDS} is absent or empty); if it is a "
+                "Recorder's, its plane() measures what was added"
+            )
         try:
             require_keys(RECORDS, records, RECORD_KEYS)
             require_keys(CONFIG, [description], DESCRIPTION_KEYS)

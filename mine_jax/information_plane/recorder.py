@@ -106,7 +106,7 @@ class Recorder:
         Args:
           epoch: number of the epoch, from 0.
           activations: names to arrays (n, …) in the order of depth, or an iterable of such mappings
-            of successive batches, see `measure_layers`.
+            of successive batches, see `measure_layers`, also on `jax.jit`.
           labels: Y of these rows, to check that they are the same in the same order.
 
         Returns:

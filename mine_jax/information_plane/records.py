@@ -51,12 +51,12 @@ class RunFolder:
           RunFolderError: if it holds a run and `resume` is off, or is a file.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; choose another --out_dir")
+            raise RunFolderError(f"{self.path} is a file; choose another folder")
         names = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
         if names and not resume:
             raise RunFolderError(
                 f"{self.path} already holds a run ({', '.join(names)}): resume it with --resume, "
-                "or choose another --out_dir"
+                "or choose another folder"
             )
         return bool(names)
 
@@ -155,7 +155,7 @@ class RunFolder:
             except json.JSONDecodeError as error:
                 raise RunFolderError(
                     f"{self.path / name} is damaged in line {number} ({error.msg}); remove that "
-                    "line, or choose another --out_dir"
+                    "line, or choose another folder"
                 ) from error
         return rows
 
@@ -221,7 +221,7 @@ class RunFolder:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise RunFolderError(
                 f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
-                f"({reason}); start again with another --out_dir"
+                f"({reason}); start again in another folder"
             ) from error
         return jax.tree.map(
             lambda x, y: y if getattr(x, "size", 1) else np.zeros(x.shape, x.dtype), like, state
@@ -248,7 +248,7 @@ class RunFolder:
         if missing := [part for part in parts if part not in stored]:
             raise RunFolderError(
                 f"{self.path} has no {CONFIG}, or that of an older version without "
-                f"{', '.join(missing)}, and cannot be resumed; choose another --out_dir"
+                f"{', '.join(missing)}, and cannot be resumed; choose another folder"
             )
         changed, texts = {}, []
         for part in parts:
@@ -261,7 +261,7 @@ class RunFolder:
         if texts:
             raise RunFolderError(
                 f"{self.path} holds another run: {'; '.join(texts)}. Resume with the settings and "
-                "versions of that run, or choose another --out_dir"
+                "versions of that run, or choose another folder"
             )
         return changed
 

@@ -144,7 +144,8 @@ def measure_layers(
     Args:
       activations: names to arrays (n, …) in the order of depth, or an iterable of such mappings,
         those of successive batches. NumPy, JAX, tensors on the CPU; dropout and batch normalization
-        must be switched to evaluation.
+        must be switched to evaluation. `jax.jit` sorts the keys of a returned dict: restore the
+        order of depth, on which values of layers as they are depend.
       labels: Y, (n,) or (n, d): classes as integers, text or one-hot columns, several labels, or
         numbers (`targets.read_target`).
       inputs: X, (n, …); needed with `noise=0`, else only for the layers as they are.

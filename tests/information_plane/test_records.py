@@ -38,7 +38,7 @@ def test_open_with_resume_and_no_run_starts_one(tmp_path):
 
 
 def test_open_without_resume_refuses_a_run(folder):
-    with pytest.raises(records.RunFolderError, match=r"already holds a run.*--resume.*--out_dir"):
+    with pytest.raises(records.RunFolderError, match=r"already holds a run.*--resume.*another"):
         folder.open(DESCRIPTION, resume=False)
 
 
