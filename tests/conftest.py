@@ -13,12 +13,16 @@ import jax
 import pytest
 from absl import app, flags  # noqa: F401 (app defines flags)
 
+from mine_jax import compilation
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Small networks run for less time than they compile, which then takes two thirds of the time.
+compilation.OPTIONS["cpu"]["xla_cpu_use_fusion_emitters"] = False
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
 )
