@@ -153,8 +153,10 @@ def test_plot_without_the_packages_of_the_page_says_how_to_get_them(make_run, mo
 # --- estimate -------------------------------------------------------------------------------------
 
 
-def test_estimate_prints_the_value_of_lower_bound_and_the_p_value(csv_file, samples, capsys):
-    argv = ["estimate", csv_file, "--x", "x one", "--z", "sign", "--seed", "3"]
+def test_estimate_prints_the_value_of_lower_bound_and_the_p_value(
+    csv_file, samples, monkeypatch, capsys
+):
+    argv = ["estimate", csv_file, "--x", "x one", "--z", "sign", "--seed", "3", "--test"]
     assert main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     sides = samples["x one"], samples["sign"].tolist()
@@ -163,12 +165,16 @@ def test_estimate_prints_the_value_of_lower_bound_and_the_p_value(csv_file, samp
         assert result[name] == pytest.approx(getattr(expected, name), rel=1e-5)
     assert result["samples"] == N
     assert result["warnings"] == list(expected.warnings)
-    assert "p_value" not in result
-    assert main([*argv, "--test"]) == 0
+    test = mine_jax.independence_test(*sides, key=jax.random.key(3))
+    assert result["p_value"] == pytest.approx(test.p_value)
+    for name, found in (("lower_bound", expected), ("independence_test", test)):
+        monkeypatch.setattr(f"mine_jax.estimate.{name}", lambda *_, found=found, **__: found)
+    assert main(argv) == 0
     out = capsys.readouterr().out
-    p_value = mine_jax.independence_test(*sides, key=jax.random.key(3)).p_value
-    for text in (f"{expected.nats:.3f} nats", f"{p_value:.3g}", *expected.warnings):
+    for text in (f"{expected.nats:.3f} nats", f"{test.p_value:.3g}", *expected.warnings):
         assert text in out
+    assert main([*argv[:-1], "--json"]) == 0
+    assert "p_value" not in json.loads(capsys.readouterr().out)
 
 
 def test_estimate_passes_what_the_options_say(csv_file, monkeypatch, capsys):
