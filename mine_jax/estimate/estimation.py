@@ -44,8 +44,8 @@ def lower_bound(
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(1000, 1))
     >>> estimate = lower_bound(x, np.sign(x[:, 0]).astype(int))
-    >>> abs(estimate.nats - np.log(2)) < 0.05
-    True
+    >>> round(estimate.nats, 1)  # ln 2 is 0.693
+    0.7
 
     Args:
       x: (n, …), an array, list, data frame, tensor or sparse matrix. Text, categories, booleans,

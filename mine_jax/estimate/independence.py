@@ -52,6 +52,12 @@ SERIES = (
 class IndependenceTest(NamedTuple):
     """A test of independence.
 
+    >>> import numpy as np
+    >>> x, noise = np.random.default_rng(0).normal(size=(2, 200))
+    >>> test = independence_test(x, x * noise)
+    >>> test.correlation_p_value > 0.05 > min(test.network_p_values)
+    True
+
     Attributes:
       p_value: min(1, 2 `correlation_p_value`, 4 `network_p_values`): where x and z are independent
         it is at most α in at most a share α of data sets, for any α. The smallest possible value

@@ -42,6 +42,14 @@ class History(NamedTuple):
 class Estimate:
     """A lower bound on a mutual information, and how far it can be trusted.
 
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(1000, 1))
+    >>> estimate = lower_bound(x, x > 0)
+    >>> print(f"{estimate.nats:.1f} ± {estimate.stderr:.1f} nats")
+    0.7 ± 0.0 nats
+    >>> estimate.warnings
+    ()
+
     | warning | cause | remedy |
     |---|---|---|
     | The value is … | scores on the test samples are not finite | lower learning rate |

@@ -40,6 +40,13 @@ SYMBOLS = {"observed": "T", "deterministic": "L"}
 class Plane:
     """The information plane: a record for each epoch, plane, layer and variable, in nats.
 
+    >>> import numpy as np
+    >>> labels = np.arange(500) % 2
+    >>> hidden = np.random.default_rng(0).normal(size=(500, 3)) + labels[:, None]
+    >>> found = plane({0: {"hidden": hidden}}, labels)
+    >>> [(row["layer"], row["variable"]) for row in found.records]
+    [('hidden', 'x'), ('hidden', 'y')]
+
     Attributes:
       records: rows as in `records.jsonl`, plain dicts; None for what is not a number.
       description: what they are of, as in `config.json`.
@@ -219,6 +226,13 @@ class Plane:
 
 def load(folder: str | os.PathLike) -> Plane:
     """Read the plane of a run folder, of a `Recorder`'s folder, or one that `Plane.save` wrote.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> found = plane({0: {"out": np.eye(500, 3)}}, np.arange(500) % 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load(found.save(folder)) == found
+    True
 
     Args:
       folder: the folder.

@@ -266,7 +266,7 @@ def plane(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> labels = rng.integers(0, 2, 500)
-    >>> layers = lambda epoch: {"out": rng.normal(size=(500, 2)) + epoch * labels[:, None]}
+    >>> layers = lambda epoch: {"out": rng.normal(size=(500, 3)) + epoch * labels[:, None]}
     >>> found = plane(((epoch, layers(epoch)) for epoch in (0, 2)), labels)
     >>> [row["epoch"] for row in found.records if row["variable"] == "y"]
     [0, 2]

@@ -135,10 +135,10 @@ def measure_layers(
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
-    >>> labels = rng.integers(0, 2, 1000)
-    >>> hidden = np.tanh(rng.normal(size=(1000, 3)) + 3 * labels[:, None])
+    >>> labels = rng.integers(0, 2, 500)
+    >>> hidden = np.tanh(rng.normal(size=(500, 3)) + 3 * labels[:, None])
     >>> measured = measure_layers({"hidden": hidden}, labels)
-    >>> measured.y["hidden"].nats < np.log(2)
+    >>> 0.5 < measured.y["hidden"].nats < 0.7  # H(Y) = ln 2
     True
 
     Args:

@@ -26,6 +26,13 @@ class LeNet5(nn.Module):
     28 x 28 x 6, pool1 14 x 14 x 6, conv2 and relu2 10 x 10 x 16, pool2 5 x 5 x 16, relu3 120,
     relu4 84, logits and softmax num_classes.
 
+    >>> import jax
+    >>> images = jax.numpy.zeros((2, 28, 28, 1))
+    >>> weights = LeNet5().init(jax.random.key(0), images)
+    >>> logits, layers = LeNet5().apply(weights, images, ["conv2", "softmax"])
+    >>> {name: values.shape for name, values in layers.items()}
+    {'conv2': (2, 10, 10, 16), 'softmax': (2, 10)}
+
     Attributes:
       num_classes: number of logits.
       conv_form: implementation of the convolutions, see `Conv.form`; None to choose by backend:

@@ -55,6 +55,13 @@ _RANGES = {
 class MineConfig:
     """How statistics networks are built, trained, stopped and evaluated. Hashable.
 
+    >>> config = MineConfig(hidden=64, max_steps=500)
+    >>> config.batch_size
+    256
+    >>> MineConfig(folds=1)
+    Traceback (most recent call last):
+    ValueError: folds must be an integer of at least 2, got 1
+
     Attributes:
       network: "separable", "concatenated" or "convolutional"; "auto" to choose by the shapes of the
         data (`estimate.choose_network`); or a Flax module, `module(x, z) -> (n,)`. Encoders compete

@@ -32,6 +32,13 @@ def evaluate(
 ) -> bounds.HeldOut:
     """Evaluate networks on samples that they should not have seen, over all pairs of samples.
 
+    >>> import jax
+    >>> config, key = MineConfig(hidden=8), jax.random.key(0)
+    >>> x, z = jax.random.normal(key, (2, 100, 1))
+    >>> value = evaluate(key, init(key, x, z, config), x, z, config)
+    >>> value.influence.shape  # of each sample on value.nats
+    (100,)
+
     Args:
       key: a PRNG key, for the order of the samples, which matters up to rounding.
       state: of the stack.

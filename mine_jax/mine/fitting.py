@@ -60,6 +60,14 @@ def fit(
     validation samples can give. Each network decides for itself; the fit ends with the last one.
     With `reported_state="last"` it neither returns to the best state nor reports it.
 
+    >>> import jax
+    >>> config, key = MineConfig(hidden=8, max_steps=100), jax.random.key(0)
+    >>> x, rows = jax.random.normal(key, (100, 1)), jax.numpy.arange(100)
+    >>> state = init(key, x, x, config)
+    >>> state, info = fit(key, state, x, x, rows[:60], rows[60:80], config)
+    >>> bool(info.validation_nats[-1] > info.validation_nats[0])
+    True
+
     Args:
       key: a PRNG key.
       state: from `init`, or from an earlier fit (a warm start).

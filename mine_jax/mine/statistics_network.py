@@ -126,6 +126,12 @@ class ConcatenatedHead(nn.Module):
 class StatisticsNetwork(nn.Module):
     """T(x, z): a neural part, which starts at zero, plus a Gaussian part in closed form.
 
+    >>> import jax
+    >>> x, z = jax.numpy.ones((5, 2)), jax.numpy.ones((5, 1))
+    >>> scores, weights = StatisticsNetwork().init_with_output(jax.random.key(0), x, z)
+    >>> scores.shape
+    (5,)
+
     Attributes:
       kind: one of `KINDS`: "separable" (`SeparableHead`) or "concatenated" (`ConcatenatedHead`).
       hidden: width of the hidden layers.

@@ -27,6 +27,12 @@ class MineState(NamedTuple):
 
     Every leaf has the networks of the stack on its first axis.
 
+    >>> import jax
+    >>> x, z = jax.random.normal(jax.random.key(0), (2, 100, 1))
+    >>> state = init(jax.random.key(1), x, z, MineConfig(hidden=8))
+    >>> state.steps
+    Array([0], dtype=int32)
+
     Attributes:
       params: weights that are trained: `x_encoder`, `z_encoder` and `head`.
       average: moving average of `params`; it is evaluated.
@@ -46,6 +52,13 @@ class MineState(NamedTuple):
 
 class MineInfo(NamedTuple):
     """Report of a step.
+
+    >>> import jax
+    >>> config, key = MineConfig(hidden=8), jax.random.key(0)
+    >>> x, z = jax.random.normal(key, (2, 100, 1))
+    >>> state, info = step(key, init(key, x, z, config), x, z, config)
+    >>> info.bound.shape, info.gradient_norm.shape
+    ((), ())
 
     Attributes:
       bound: the bound on the batch before the step, in nats: the objective, or Donsker–Varadhan's
@@ -280,6 +293,12 @@ def class_weights(data: Data, z_index: Array, config: MineConfig) -> Array | Non
 def init(key: Array, x: Arrays, z: Arrays, config: MineConfig) -> MineState:
     """Initialize a statistics network for each pair of an array in x and an array in z.
 
+    >>> import jax
+    >>> x, z = jax.random.normal(jax.random.key(0), (2, 100, 1))
+    >>> state = init(jax.random.key(1), x, z, MineConfig(hidden=8))
+    >>> state.params["x_encoder"]["columns"].shape  # (networks, columns of x, hidden)
+    (1, 1, 8)
+
     Args:
       key: a PRNG key.
       x: prepared samples, (n, features) or (n, h, w, c), or a mapping of names to such arrays; only
@@ -304,6 +323,17 @@ def step(
     key: Array, state: MineState, x: Arrays, z: Arrays, config: MineConfig
 ) -> tuple[MineState, MineInfo]:
     """Take one step of gradient ascent on one batch (algorithm 1).
+
+    >>> import jax
+    >>> config, key = MineConfig(hidden=8), jax.random.key(0)
+    >>> x = jax.random.normal(key, (100, 1))
+    >>> state = init(key, x, x, config)
+    >>> bounds = []
+    >>> for number in range(50):
+    ...     state, info = step(jax.random.fold_in(key, number), state, x, x, config)
+    ...     bounds.append(float(info.bound))
+    >>> bounds[-1] > bounds[0]
+    True
 
     Args:
       key: a PRNG key, for the order in which samples are paired.

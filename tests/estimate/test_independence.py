@@ -1,6 +1,5 @@
 """Tests of `independence_test`: exact p-values, what it finds, groups, and errors."""
 
-import doctest
 import functools
 import math
 
@@ -277,11 +276,3 @@ def test_independence_test_bad_values_are_named(arguments, message):
 def test_independence_test_bad_types_are_named(arguments, message):
     with pytest.raises(TypeError, match=message):
         independence_test(**{"x": X, "z": X} | arguments)
-
-
-def test_independence_test_example_is_true():
-    examples = doctest.DocTestFinder().find(
-        independence_test, "independence_test", globs={"independence_test": independence_test}
-    )
-    runner = doctest.DocTestRunner()
-    assert runner.run(examples[0]) == doctest.TestResults(failed=0, attempted=3)
