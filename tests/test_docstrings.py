@@ -13,9 +13,7 @@ GLOBALS = {name: getattr(mine_jax, name) for name in mine_jax.__all__}
 
 @pytest.mark.parametrize("name", mine_jax.__all__)
 def test_examples_are_true(name):
-    examples = doctest.DocTestFinder(exclude_empty=True).find(
-        GLOBALS[name], name, globs=GLOBALS
-    )
+    examples = doctest.DocTestFinder(exclude_empty=True).find(GLOBALS[name], name, globs=GLOBALS)
     runner = doctest.DocTestRunner()
     for example in examples:
         runner.run(example)

@@ -43,7 +43,8 @@ def lower_bound(
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(1000, 1))
-    >>> estimate = lower_bound(x, np.sign(x[:, 0]).astype(int))
+    >>> quick = MineConfig(network="separable", cross_fit=False)
+    >>> estimate = lower_bound(x, x > 0, config=quick)
     >>> round(estimate.nats, 1)  # ln 2 is 0.693
     0.7
 

@@ -44,7 +44,8 @@ class Estimate:
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(1000, 1))
-    >>> estimate = lower_bound(x, x > 0)
+    >>> quick = MineConfig(network="separable", cross_fit=False)
+    >>> estimate = lower_bound(x, x > 0, config=quick)
     >>> print(f"{estimate.nats:.1f} ± {estimate.stderr:.1f} nats")
     0.7 ± 0.0 nats
     >>> estimate.warnings

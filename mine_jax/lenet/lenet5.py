@@ -28,10 +28,9 @@ class LeNet5(nn.Module):
 
     >>> import jax
     >>> images = jax.numpy.zeros((2, 28, 28, 1))
-    >>> weights = LeNet5().init(jax.random.key(0), images)
-    >>> logits, layers = LeNet5().apply(weights, images, ["conv2", "softmax"])
-    >>> {name: values.shape for name, values in layers.items()}
-    {'conv2': (2, 10, 10, 16), 'softmax': (2, 10)}
+    >>> weights = jax.eval_shape(LeNet5().init, jax.random.key(0), images)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(weights))
+    61706
 
     Attributes:
       num_classes: number of logits.

@@ -128,7 +128,8 @@ class StatisticsNetwork(nn.Module):
 
     >>> import jax
     >>> x, z = jax.numpy.ones((5, 2)), jax.numpy.ones((5, 1))
-    >>> scores, weights = StatisticsNetwork().init_with_output(jax.random.key(0), x, z)
+    >>> init = jax.jit(StatisticsNetwork().init_with_output)
+    >>> scores, weights = init(jax.random.key(0), x, z)
     >>> scores.shape
     (5,)
 
