@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -233,24 +234,37 @@ def test_saved_planes_are_equal_and_keep_other_folders(tmp_path):
         mine_jax.load(tmp_path / "run")
 
 
-def test_killed_recorder_loses_nothing_that_add_returned(tmp_path):
-    code = f"""
-import os, signal, sys
+RECORDS_UNTIL_KILLED = """
+import itertools, sys
 import numpy as np
 import mine_jax
-rec = mine_jax.Recorder(np.arange(300) % 2, folder={str(tmp_path / "run")!r})
-for epoch in range(1000):
-    rec.add(epoch, {{"a": np.full((300, 50), epoch)}})
+recorder = mine_jax.Recorder(np.arange(300) % 2, folder=sys.argv[1])
+for epoch in itertools.count(int(sys.argv[2])):
+    recorder.add(epoch, {"a": np.random.default_rng(epoch).random((300, 50), np.float32)})
     print(epoch, flush=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    last = [process.stdout.readline() for _ in range(20)][-1]
-    process.kill()
-    returned = [int(line) for line in (last + process.stdout.read()).split()]
-    process.wait()
-    kept = mine_jax.Recorder(np.arange(300) % 2, folder=tmp_path / "run")
-    assert set(kept._snapshots()) >= set(range(returned[-1] + 1))
-    assert (kept._load(returned[-1])["a"] == returned[-1]).all()
+
+
+def test_recorder_killed_at_ten_random_moments_loses_nothing_that_add_returned(tmp_path):
+    rng, returned = np.random.default_rng(0), []
+    for delay in rng.uniform(0, 0.1, 10):  # seconds: tens of epochs
+        start = str(len(returned))
+        process = subprocess.Popen(
+            [sys.executable, "-c", RECORDS_UNTIL_KILLED, tmp_path / "run", start],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        first = process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        returned += map(int, (first + process.stdout.read()).split())
+        process.wait()
+        assert returned == list(range(len(returned)))
+        assert len(returned) > int(start)
+        kept = mine_jax.Recorder(np.arange(300) % 2, folder=tmp_path / "run")
+        for epoch in returned:
+            layer = np.random.default_rng(epoch).random((300, 50), np.float32)
+            np.testing.assert_array_equal(kept._load(epoch)["a"], layer)
 
 
 def test_state_of_other_samples_is_refused():
