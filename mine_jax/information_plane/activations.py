@@ -100,6 +100,22 @@ def warn_of_memory(layers: Mapping[str, np.ndarray], planes: int) -> None:
         )
 
 
+def exceeds_memory(snapshots: Iterable[Mapping[str, np.ndarray]]) -> bool:
+    """Say what snapshots take that are held in memory, where that is much; tell whether it is.
+
+    Args:
+      snapshots: activations by name, one after another.
+    """
+    total = sum(values.nbytes for layers in snapshots for values in layers.values())
+    if total > MUCH_MEMORY:
+        warnings.warn(
+            f"the snapshots that this Recorder holds take {total / 1e9:.1f} GB of memory: give "
+            "Recorder(folder=…) to keep them on disk if that is too much",
+            stacklevel=3,
+        )
+    return total > MUCH_MEMORY
+
+
 def reason_not_measured(values: np.ndarray, name: str, epoch: int) -> str | None:
     """Return a sentence for a layer whose values or their squares float32 cannot hold, else None.
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -14,7 +15,13 @@ import jax
 import numpy as np
 
 from mine_jax.estimate.variables import Discrete
-from mine_jax.information_plane.activations import Channels, check_epoch, read_activations
+from mine_jax.information_plane.activations import (
+    Channels,
+    check_epoch,
+    exceeds_memory,
+    read_activations,
+    reason_not_measured,
+)
 from mine_jax.information_plane.config import PlaneConfig, values_of
 from mine_jax.information_plane.measurement import Row
 from mine_jax.information_plane.planes import Plane
@@ -54,7 +61,7 @@ class Recorder:
       inputs: X of them, (n, …), see `measure_layers`.
       folder: where snapshots (with `when="end"`) and records are kept: what `add` was given is on
         disk when it returns, and a `Recorder` of the same folder, labels and settings goes on from
-        there. None to keep them in memory.
+        there. None to keep them in memory, snapshots until they are measured.
       when: "end" to measure when `plane` is called; "now" to measure in `add`.
       noise: see `measure_layers`.
       config: likewise.
@@ -93,7 +100,8 @@ class Recorder:
         self._discrete, self._when = discrete, when
         self._name, self._progress = name, progress
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._memory: dict[int, dict[str, np.ndarray]] = {}
+        self._memory: dict[int, dict[str, np.ndarray]] = {}  # what has not been measured
+        self._warned_of_memory = False
         self._records: dict[int, list[Row]] = {}
         self._state: tuple[int, RoundState] | None = None
         self._folder = None if folder is None else RunFolder(folder)
@@ -102,6 +110,9 @@ class Recorder:
 
     def add(self, epoch: int, activations: Any, labels: Any = None) -> dict[str, float]:
         """Record the layers at an epoch; one that is there already is replaced.
+
+        Warnings tell of layers that are not going to be measured, as their values are not finite or
+        have squares that float32 cannot hold, and once of much memory.
 
         Args:
           epoch: number of the epoch, from 0.
@@ -129,6 +140,9 @@ class Recorder:
             )
         layers = read_activations(activations, len(target.values), self._samples.channels)
         self._check_shapes(layers)
+        for layer, values in layers.items():
+            if reason := reason_not_measured(values, layer, epoch):
+                warnings.warn(reason, stacklevel=2)
         if self._when == "now":
             return _scalars(self._measure(epoch, layers))
         if self._records.pop(epoch, None) is not None:
@@ -137,6 +151,8 @@ class Recorder:
             self._memory[epoch] = {
                 name: np.array(values, np.float32) for name, values in layers.items()
             }
+            if not self._warned_of_memory:
+                self._warned_of_memory = exceeds_memory(self._memory.values())
         else:
             _write_snapshot(self._path(epoch), layers)
         return {}
@@ -150,6 +166,7 @@ class Recorder:
         """
         for epoch in sorted(set(self._snapshots()) - set(self._records)):
             self._measure(epoch, self._load(epoch))
+            self._memory.pop(epoch, None)
         if not self._records:
             raise ValueError("there is nothing to measure: call add(epoch, activations) first")
         rows = [row for epoch in sorted(self._records) for row in self._records[epoch]]

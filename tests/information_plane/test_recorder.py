@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -277,6 +278,42 @@ def test_much_memory_is_said_first(monkeypatch):
     monkeypatch.setattr("mine_jax.information_plane.activations.MUCH_MEMORY", 1000)
     with pytest.warns(UserWarning, match="hidden alone has 900 activations"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
+
+
+def test_recorder_in_memory_drops_what_is_measured_and_warns_once_of_much(monkeypatch):
+    monkeypatch.setattr("mine_jax.information_plane.activations.MUCH_MEMORY", 10_000)
+    rec = recorder()
+    rec.add(0, layers_of(0))  # 4,800 bytes
+    rec.add(1, layers_of(1))
+    with pytest.warns(UserWarning, match=r"Recorder\(folder=…\)"):
+        rec.add(2, layers_of(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rec.add(3, layers_of(3))
+    first = rec.plane()
+    assert rec._memory == {}
+    assert rec.plane() == first
+    rec.add(1, layers_of(1, seed=5))  # back, and in place of another
+    assert list(rec._memory) == [1]
+    again = rec.plane()
+    changed = {
+        new["epoch"] for new, old in zip(again.records, first.records, strict=True) if new != old
+    }
+    assert changed == {1}
+
+
+@pytest.mark.parametrize("when", ["end", "now"])
+def test_add_names_a_layer_that_is_not_finite_at_once(when):
+    layers = layers_of()
+    layers["hidden"][:7] = np.nan
+    text = "hidden has values that are not finite in 7 of 300 rows at epoch 3: it is not measured."
+    rec = recorder(when=when)
+    with pytest.warns(UserWarning, match=text) as caught:
+        rec.add(3, layers)
+    assert caught[0].filename == __file__
+    assert {tuple(r["warnings"]) for r in rec.plane().records if r["layer"] == "hidden"} == {
+        (text,)
+    }
 
 
 @pytest.mark.parametrize(
