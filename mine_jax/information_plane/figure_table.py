@@ -30,6 +30,7 @@ DESCRIPTION_KEYS = (
     *("class_entropy_nats", "noise", "noise_level"),
 )
 NEAR_CEILING = "Near the ceiling"  # how the warning about it starts
+MAX_EPOCHS = 5  # that the caption lists of a layer that was not measured
 NEAR_RANGE = 0.3  # of the range of values: how far off the observed plane shows the ceiling
 WIDE_NATS = 0.2  # median width of the brackets of I(Y; T) from which the caption explains it
 NOISE = {  # spaces about the sign that do not break
@@ -243,16 +244,40 @@ def caption_sentences(
             f"Hollow, crossed: flagged, {len(flagged)} of {len(records)} values"
             + (f" ({kinds})." if kinds else ".")
         )
+    parts += _not_measured(records)
+    measured = {str(row["layer"]) for row in records if is_measured(row)}
     for table in tables:
         known = np.any(np.isfinite(table.mean), axis=(0, 2))
-        if names := [layer for layer, any_ in zip(table.layers, known, strict=True) if not any_]:
+        drawn = {layer for layer, any_ in zip(table.layers, known, strict=True) if any_}
+        if names := [layer for layer in table.layers if layer in measured - drawn]:
             parts.append(f"No finite value to draw ({table.plane}): {', '.join(names)}.")
     return [part for part in parts if part]
 
 
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """Whether a record has an estimate; if not, its warnings say why."""
+    return row["mi_nats"] is not None or row["network"] is not None
+
+
 def is_flagged(row: Mapping[str, Any]) -> bool:
     """Whether a record's estimate is not converged or has a warning."""
-    return not row["converged"] or bool(row["warnings"])
+    return is_measured(row) and (not row["converged"] or bool(row["warnings"]))
+
+
+def _not_measured(records: Rows) -> list[str]:
+    """Return a sentence that names layers without an estimate, and the epochs, if there are any."""
+    epochs: dict[str, list[Any]] = {}
+    for row in records:
+        if not is_measured(row):
+            epochs.setdefault(row["layer"], []).append(row["epoch"])
+    parts = []
+    for layer, every in epochs.items():
+        at = sorted(set(every))
+        listed = [str(epoch) for epoch in at]
+        if len(listed) > MAX_EPOCHS:
+            listed = [*listed[: MAX_EPOCHS - 2], "…", listed[-1]]
+        parts.append(f"{layer} at epoch{'s' * (len(at) > 1)} {', '.join(listed)}")
+    return [f"Not measured: {'; '.join(parts)}."] if parts else []
 
 
 def _near_ceiling(row: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from mine_jax.information_plane.figure_table import (
     Table,
     caption,
     is_flagged,
+    is_measured,
     mean_accuracy,
     shows_ceiling,
     tabulate,
@@ -318,6 +319,8 @@ def _hovers(records: Rows, training: Rows) -> dict[tuple[Any, ...], dict[str, st
             hover[f"{name} bracket"] = f"{low:.3f} to {high:.3f} nats"
         if is_flagged(row):
             hover[f"{name} flagged"] = " ".join(row["warnings"] or ()) or "Not converged."
+        elif not is_measured(row):
+            hover[f"{name} not measured"] = " ".join(row["warnings"])
     return hovers
 
 

@@ -17,6 +17,7 @@ from mine_jax.information_plane.figure_table import (
     DESCRIPTION_KEYS,
     RECORD_KEYS,
     is_flagged,
+    is_measured,
     require_keys,
 )
 from mine_jax.information_plane.files import replacing
@@ -203,11 +204,9 @@ class Plane:
         }
         several = f", {counts['seed']} seeds" if counts["seed"] > 1 else ""
         flagged = sum(map(is_flagged, self.records))
-        marked = f"; * marks {flagged} flagged values" if flagged else ""
-        return (
-            f"Information plane: {counts['epoch']} epochs, {counts['layer']} layers{several}; "
-            f"nats ± standard error (bracket){marked}"
-        )
+        marked = f"; * marks {_counted(flagged, 'flagged value')}" if flagged else ""
+        of = f"{_counted(counts['epoch'], 'epoch')}, {_counted(counts['layer'], 'layer')}"
+        return f"Information plane: {of}{several}; nats ± standard error (bracket){marked}"
 
     def _table(self) -> list[list[str]]:
         """Return the cells of a table with a line for each plane, seed, epoch and layer."""
@@ -220,7 +219,7 @@ class Plane:
         for (plane, seed, epoch, layer), of in places.items():
             seeds = [str(seed)] if several else []
             values = [_cell(of.get(variable)) for variable in ("x", "y")]
-            lines.append([plane, *seeds, str(epoch), layer, *values])
+            lines.append([plane, *seeds, str(epoch), " ".join(layer.split()), *values])
         return lines
 
 
@@ -243,10 +242,16 @@ def load(folder: str | os.PathLike) -> Plane:
     return Plane.load(folder)
 
 
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def _cell(row: Row | None) -> str:
     """Return a value with its standard error, its bracket and a mark where it is flagged."""
     if row is None:
         return "–"
+    if not is_measured(row):
+        return "not measured"
     mark = "*" if is_flagged(row) else ""
     if row["mi_nats"] is None:
         return f"–{mark}"

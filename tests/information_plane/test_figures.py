@@ -118,6 +118,19 @@ def test_flagged_values_are_white_and_crossed_and_counted():
     assert "flagged" not in words(draw(make_records())[0])
 
 
+def test_layers_that_were_not_measured_are_named_with_their_epochs_and_not_flagged():
+    records = make_records(epochs=range(8))
+    for row in records:
+        if (row["layer"], row["epoch"]) == ("conv1", 3) or row["layer"] == "relu3":
+            row |= {"mi_nats": None, "network": None, "converged": False, "warnings": ["why"]}
+    records[0]["converged"] = False
+    for figure in draw(records):
+        text = words(figure)
+        assert "1 of 128 values (1 not converged)." in text
+        assert "Not measured: relu3 at epochs 0, 1, 2, …, 7; conv1 at epoch 3." in text
+        assert "No finite value" not in text
+
+
 def test_own_networks_values_are_faint_where_they_differ_and_others_have_a_legend():
     records = make_records(planes=("deterministic",), bins_nats=6.5)
     records[4] |= {"own_nats": records[4]["mi_nats"] - 0.1, "network": "relu3"}  # conv1, y, epoch 0

@@ -103,14 +103,25 @@ def test_without_pandas_the_message_says_how_to_get_it(monkeypatch):
         make_plane().to_pandas()
 
 
+def test_repr_of_layers_that_were_not_measured_or_have_a_name_of_two_lines():
+    rows = [row for row in make_records(epochs=(4,)) if row["layer"] == "conv1"][:2]
+    for row in rows:
+        row |= {"layer": "conv\n1", "mi_nats": None, "network": None, "converged": False}
+        row["warnings"] = ["conv1 has values that are not finite."]
+    heading, _, line = repr(Plane(tuple(rows), DESCRIPTION)).splitlines()
+    assert heading.startswith("Information plane: 1 epoch, 1 layer; nats")
+    assert "flagged" not in heading
+    assert line == "observed  4      conv 1  not measured  not measured"
+
+
 def test_repr_is_a_table_of_values_with_errors_brackets_and_flags():
     rows = make_records(epochs=(4,), planes=("observed",))
     rows[0] |= {"mi_nats": 1.234, "reference_low_nats": 1.1, "reference_high_nats": 1.3}
     rows[1] |= {"mi_nats": None, "converged": False}
     rows[2] |= {"stderr": None, "reference_low_nats": None}
     heading, columns, *lines = repr(Plane(tuple(rows), DESCRIPTION)).splitlines()
-    assert heading.startswith("Information plane: 1 epochs, 4 layers; nats ± standard error")
-    assert "* marks 1 flagged values" in heading
+    assert heading.startswith("Information plane: 1 epoch, 4 layers; nats ± standard error")
+    assert heading.endswith("* marks 1 flagged value")
     assert columns.split() == ["plane", "epoch", "layer", "I(X;·)", "I(Y;·)"]
     assert [line.split()[:3] for line in lines] == [["observed", "4", name] for name in LAYERS]
     assert "1.23 ± 0.01 (1.10 to 1.30)" in lines[0]
