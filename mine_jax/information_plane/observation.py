@@ -252,7 +252,11 @@ def _observe(
     all_key = jax.random.fold_in(key, 2)
     test_noise = sigma * np.asarray(jax.random.normal(test_key, (len(test), layer.shape[1])))
     every = None if labels is None else np.asarray(labels)
-    if config.population:
+    if constant:  # Its values are known.
+        zero = brackets.side(np.zeros(len(shown)))
+        of_y = None if every is None else zero
+        references = Bracket(zero, zero, of_y, of_y)
+    elif config.population:
         everyone: np.ndarray = np.arange(len(layer))
         all_noise = sigma * np.asarray(jax.random.normal(all_key, layer.shape))
         references = brackets.bracket(layer, all_noise, sigma, every, everyone, name)
