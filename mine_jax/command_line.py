@@ -59,7 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 1 after an error, which is one line on stderr. Arguments that cannot
       be parsed end in `SystemExit` with status 2.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        words = arguments.command is _estimate and not unknown[0].startswith("-")
+        hint = " (names are separated by commas, as in --x age,height)" if words else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         arguments.command(arguments)
     except (UserError, RunFolderError, ValueError, OSError, ImportError) as error:

@@ -10,6 +10,7 @@ from information_plane.made_records import DESCRIPTION, EPOCHS, make_records
 
 import mine_jax
 from mine_jax.command_line import main
+from mine_jax.information_plane.files import replacing
 from mine_jax.information_plane.records import RunFolder
 
 N = 400
@@ -244,6 +245,25 @@ def test_arguments_that_cannot_be_parsed_end_with_status_2(argv, capsys):
         main(argv)
     assert stopped.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_names_without_commas_are_told_how_to_be_separated(capsys):
+    for argv, hinted in (
+        (["a.csv", "--x", "0", "--z", "weight", "colour"], True),
+        (["a.csv", "--x", "0", "--z", "1", "--verbose"], False),
+    ):
+        with pytest.raises(SystemExit):
+            main(["estimate", *argv])
+        error = capsys.readouterr().err
+        assert f"unrecognized arguments: {argv[-1]}" in error
+        assert ("separated by commas" in error) is hinted
+
+
+def test_file_that_cannot_be_written_is_named_without_the_partial_one(tmp_path):
+    for target in (tmp_path / "missing" / "plane.png", tmp_path):
+        with pytest.raises(OSError, match=f"'{target}'$"), replacing(target) as partial:
+            partial.write_text("")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_has_examples_that_are_parsed(capsys):

@@ -72,10 +72,13 @@ def select(table: Mapping[str, np.ndarray], names: Sequence[str], path: str | os
       some are text.
 
     Raises:
-      TableError: if a name is unknown, a value is missing, or arrays have different lengths.
+      TableError: if a name is unknown, an array is empty, a value is missing, or arrays have
+        different lengths.
     """
     wanted = [each for name in names for each in _columns(table, name, path)]
     for name in wanted:
+        if not table[name].size:
+            raise TableError(f"{path}: {name!r} has no values, shape {table[name].shape}")
         _check_missing(table[name], name, path)
     if len(wanted) == 1:
         return table[wanted[0]]
@@ -161,8 +164,15 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     for line, row in rows:
         if len(row) != len(names):
             raise TableError(f"{path}: line {line} has {len(row)} cells, not {len(names)}")
-    columns = zip(*(row for _, row in rows), strict=True)
-    return dict(zip(names, map(_column, columns), strict=False))
+    columns = dict(zip(names, zip(*(row for _, row in rows), strict=True), strict=False))
+    for name, column in columns.items():
+        values = [cell.strip() for cell in column if cell.strip().lower() not in MISSING]
+        if values and all(re.fullmatch(r"-?\d+,\d+", value) for value in values):
+            raise TableError(
+                f"{path}: column {name!r} has numbers with a comma, such as {values[0]}: write "
+                "decimals with a point"
+            )
+    return {name: _column(column) for name, column in columns.items()}
 
 
 def _column(cells: Sequence[str]) -> np.ndarray:

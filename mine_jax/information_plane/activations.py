@@ -13,6 +13,10 @@ from mine_jax.estimate.variables import to_array
 
 Channels = Literal["first", "last"]
 CHANNELS = (None, "first", "last")
+ACTIVATIONS_WANTED = (
+    'activations must be a mapping of names to arrays, such as {"hidden": array}, or an iterable '
+    "of such mappings for batches"
+)
 MUCH_MEMORY = 1 << 30  # bytes from which the memory of a snapshot is worth a warning
 COPIES = 3  # of a layer's activations that are held at once while it is measured
 LARGEST, SMALLEST = 1e14, 1e-14  # magnitudes whose squares, and sums of these, float32 can hold
@@ -142,13 +146,12 @@ def _concatenated(activations: Any) -> dict[str, Any]:
         layers = dict(activations)
     else:
         if isinstance(activations, str) or not isinstance(activations, Iterable):
-            raise ValueError(
-                "activations must be a mapping of names to arrays, or an iterable of such mappings "
-                f"for batches, got {type(activations).__name__}"
-            )
+            raise ValueError(f"{ACTIVATIONS_WANTED}; got {type(activations).__name__}")
         batches = list(activations)
         if wrong := [type(batch).__name__ for batch in batches if not isinstance(batch, Mapping)]:
-            raise ValueError(f"batches of activations must be mappings, got {wrong[0]}")
+            raise ValueError(
+                f"{ACTIVATIONS_WANTED}; got {type(activations).__name__} of {wrong[0]}"
+            )
         names = list(batches[0]) if batches else []
         if any(set(batch) != set(names) for batch in batches):
             raise ValueError("batches of activations must have the same layers")

@@ -140,14 +140,15 @@ class PlaneConfig:
             return ['noise="relative" is called "unit" now']
         if self.noise not in get_args(Noise):
             return [f"noise must be one of {get_args(Noise)}, got {self.noise!r}"]
-        if self.noise_std == "auto":
+        if isinstance(self.noise_std, str) and self.noise_std == "auto":
             if self.noise == "layer":
                 return []
             return [f'noise_std="auto" goes with noise="layer"; give a number for {self.noise!r}']
         number = isinstance(self.noise_std, int | float) and not isinstance(self.noise_std, bool)
         if not number or not 0 <= self.noise_std < math.inf:
             return [
-                f'noise_std must be "auto" or a finite number of at least 0, got {self.noise_std!r}'
+                'noise_std must be "auto" or a finite number of at least 0, one for all layers, '
+                f"got {self.noise_std!r}"
             ]
         if not (self.noise_std or self.deterministic):
             return ["noise_std = 0 without deterministic leaves no plane to measure"]

@@ -66,3 +66,18 @@ def test_arrays_of_a_structured_file_and_of_any_shape(tmp_path):
     table = read_table(tmp_path / "images.npz")
     assert select(table, ["images"], "images.npz").shape == images.shape
     assert select(table, ["images", "z"], "images.npz").shape == (3, 65)
+
+
+def test_empty_arrays_beside_others_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros((0, 3)), b=np.zeros((3, 0)), c=np.zeros(3))
+    table = read_table(tmp_path / "a.npz")
+    for name, shape in (("a", r"\(0, 3\)"), ("b", r"\(3, 0\)")):
+        with pytest.raises(TableError, match=f"'{name}' has no values, shape {shape}"):
+            select(table, [name], "a.npz")
+
+
+def test_decimals_with_a_comma_are_refused_and_text_with_one_is_not(tmp_path):
+    with pytest.raises(TableError, match=r"'b' has numbers with a comma, such as -1,5: .* point"):
+        read(tmp_path, "a;b\n1;-1,5\n2;NA\n3;20,25\n")
+    table = read(tmp_path, "a;b\n1;1,5\n2;see 2,5\n")
+    assert table["b"].tolist() == ["1,5", "see 2,5"]
