@@ -122,8 +122,9 @@ class Recorder:
 
         Returns:
           With `when="now"` flat scalars for a logger, in nats: "I(X;conv1)", "I(X;conv1)/stderr",
-          and where they are known "I(X;conv1)/low" and "I(X;conv1)/high" of the bracket; NaN for a
-          value that is not finite. With `when="end"` an empty dict.
+          and where they are known "I(X;conv1)/low" and "I(X;conv1)/high" of the bracket, or
+          "I(X;conv1)/exact" of a whole population; NaN for a value that is not finite. With
+          `when="end"` an empty dict.
 
         Raises:
           TypeError: if the epoch is no integer.
@@ -192,7 +193,10 @@ class Recorder:
         """Check the layers against those of the first snapshot, or remember them."""
         shapes = {name: values.shape for name, values in layers.items()}
         if self._shapes and list(shapes) != list(self._shapes):
-            raise ValueError(f"layers are {list(shapes)}, but were {list(self._shapes)} before")
+            raise ValueError(
+                f"layers are {list(shapes)}, but were {list(self._shapes)} before: all epochs need "
+                "the same names in the same order"
+            )
         for name, shape in self._shapes.items():
             if shapes[name] != shape:
                 raise ValueError(
@@ -389,5 +393,6 @@ def _scalars_of(name: str, value: LayerValue) -> dict[str, float]:
         f"{name}/stderr": math.nan if value.stderr is None else value.stderr,
         f"{name}/low": value.low_nats,
         f"{name}/high": value.high_nats,
+        f"{name}/exact": value.reference_nats,
     }
     return {label: number for label, number in known.items() if number is not None}

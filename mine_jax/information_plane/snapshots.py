@@ -40,6 +40,8 @@ class LayerValue(NamedTuple):
       stderr: standard error over samples.
       low_nats: lower side of the bracket of the true value; None where none is known.
       high_nats: upper side likewise.
+      reference_nats: the true value, where the samples are all there are
+        (`PlaneConfig.population`) and the layer is observed; else None.
       ceiling_nats: largest value that the test samples can support.
       converged: whether more steps gave no more.
       warnings: reasons not to trust the value, in sentences.
@@ -49,6 +51,7 @@ class LayerValue(NamedTuple):
     stderr: float | None
     low_nats: float | None
     high_nats: float | None
+    reference_nats: float | None
     ceiling_nats: float | None
     converged: bool
     warnings: tuple[str, ...]
@@ -237,7 +240,7 @@ def layer_config(
     if not isinstance(config, PlaneConfig):
         raise TypeError(f"config must be a PlaneConfig, got {config!r}")
     noise = config.noise_std if noise is None else noise
-    if noise == 0 and not with_inputs:
+    if isinstance(noise, int | float) and noise == 0 and not with_inputs:
         raise ValueError("noise=0 measures layers as they are, which needs inputs, the network's X")
     return dataclasses.replace(config, layers=names, noise_std=noise, deterministic=with_inputs)
 
@@ -296,8 +299,8 @@ def measure_snapshot(
     )
     plane = config.planes[0]
     return Measured(
-        x=_values(found.rows, plane, "x"),
-        y=_values(found.rows, plane, "y"),
+        x=_values(found.rows, plane, "x", config.population),
+        y=_values(found.rows, plane, "y", config.population),
         records=tuple(found.rows),
         state=handed_on,
     )
@@ -315,7 +318,8 @@ def _check_state(state: RoundState, shapes: Mapping[str, tuple], target: Target)
         )
     if list(state.layers) != list(shapes):
         raise ValueError(
-            f"layers are {list(shapes)}, but those of the snapshot before were {list(state.layers)}"
+            f"layers are {list(shapes)}, but those of the snapshot before were "
+            f"{list(state.layers)}: all epochs need the same names in the same order"
         )
     for name, shape in shapes.items():
         if shape[1:] != state.layers[name][1:]:
@@ -325,13 +329,16 @@ def _check_state(state: RoundState, shapes: Mapping[str, tuple], target: Target)
             )
 
 
-def _values(rows: list[Row], plane: Plane, variable: str) -> dict[str, LayerValue]:
+def _values(
+    rows: list[Row], plane: Plane, variable: str, population: bool
+) -> dict[str, LayerValue]:
     return {
         row["layer"]: LayerValue(
             row["mi_nats"],
             row["stderr"],
             row["reference_low_nats"],
             row["reference_high_nats"],
+            row["reference_nats"] if population else None,
             row["ceiling_nats"],
             row["converged"],
             tuple(row["warnings"]),

@@ -99,9 +99,15 @@ def test_bad_layer_names_itself_and_the_others_go_on():
 
 def test_references_of_a_whole_population_are_exact():
     config = replace(CONFIG, population=True)
-    rows = mine_jax.measure_layers(layers_of(), labels_of(), config=config).records
-    of_sample = mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG).records
-    for row, other in zip(rows, of_sample, strict=True):
+    measured = mine_jax.measure_layers(layers_of(), labels_of(), config=config)
+    of_sample = mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG)
+    scalars = mine_jax.Recorder(labels_of(), config=config, when="now").add(0, layers_of())
+    rows = measured.records
+    for row, other in zip(rows, of_sample.records, strict=True):
+        name, exact = row["layer"], row["reference_nats"]
+        assert {"x": measured.x, "y": measured.y}[row["variable"]][name].reference_nats == exact
+        assert of_sample.x[name].reference_nats is None
+        assert scalars[f"I({row['variable'].upper()};{name})/exact"] == exact
         assert row["reference_nats"] > 0
         assert row["reference_low_nats"] is None
         # An average over all 300 rows rather than the 60 for testing: 2.2 times as exact.
@@ -143,7 +149,8 @@ def test_messages_name_the_value_and_the_remedy():
         ({"a": np.zeros((N, 0))}, "no columns"),
         ({"a": np.zeros((5, 2))}, r"\(5, 2\), but there are 300 labels"),
         ({"a": np.zeros((N, 2), complex)}, "real numbers"),
-        ([1, 2], "must be mappings"),
+        ([1, 2], r"mapping of names to arrays, such as \{.*; got list of int"),
+        (np.zeros((N, 2)), r"mapping of names to arrays.*; got ndarray of ndarray"),
         ({"": np.zeros((N, 2))}, "strings that are not empty"),
         ([{"a": np.zeros((100, 3))}, {"a": np.zeros((200, 2))}], r"\(100, 3\) and \(200, 2\)"),
     ):
@@ -165,8 +172,12 @@ def test_messages_name_the_value_and_the_remedy():
     with pytest.raises(ValueError, match="labels at epoch 0 differ"):
         rec.add(0, layers_of(), labels=1 - labels_of())
     rec.add(0, layers_of())
-    with pytest.raises(ValueError, match="layers are"):
-        rec.add(1, {"hidden": layers_of()["hidden"]})
+    for layers in ({"hidden": layers_of()["hidden"]}, dict(reversed(layers_of().items()))):
+        with pytest.raises(ValueError, match=r"layers are .*same names in the same order"):
+            rec.add(1, layers)
+    for noise in (np.array([0.1, 0.2]), np.zeros(1), [0.1]):
+        with pytest.raises(ValueError, match=r'"auto" or a finite number .* one for all layers'):
+            recorder(noise=noise)
     with pytest.raises(ValueError, match="init must be"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, init={})
 
@@ -208,6 +219,7 @@ def test_recorder_now_and_end_agree_and_the_folder_goes_on(tmp_path):
     now = recorder(when="now")
     scalars = [now.add(epoch, layers_of(epoch)) for epoch in (0, 1)]
     assert {"I(X;hidden)", "I(Y;out)/stderr", "I(Y;out)/low"} <= set(scalars[0])
+    assert "I(X;hidden)/exact" not in scalars[0]
     rec = recorder(folder=tmp_path / "run")
     assert rec.add(0, layers_of(0)) == {}
     again = recorder(folder=tmp_path / "run")  # after a kill, say
