@@ -54,7 +54,7 @@ class IndependenceTest(NamedTuple):
 
     >>> import numpy as np
     >>> x, noise = np.random.default_rng(0).normal(size=(2, 200))
-    >>> test = independence_test(x, x * noise, config=MineConfig(network="separable"))
+    >>> test = independence_test(x, x * noise)
     >>> test.correlation_p_value > 0.05 > min(test.network_p_values)
     True
 
@@ -107,8 +107,7 @@ def independence_test(
 
     >>> import numpy as np
     >>> x, noise = np.random.default_rng(0).normal(size=(2, 200))
-    >>> quick = MineConfig(network="separable")
-    >>> independence_test(x, x * noise, config=quick).p_value < 0.05  # without any correlation
+    >>> independence_test(x, x * noise).p_value < 0.05  # without any correlation
     True
 
     Args:
