@@ -16,8 +16,9 @@ from mine_jax.estimate.result import Estimate
 from mine_jax.estimate.splitting import Grouping, group_rows, split, split_key
 from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import MineConfig, MineState, Samples, is_labels
+from mine_jax.mine.checks import check_key
 from mine_jax.mine.stack import Array
-from mine_jax.mine.training import check_key, check_same_shapes
+from mine_jax.mine.training import check_same_shapes
 from mine_jax.progress import OnProgress, progress_bar
 
 

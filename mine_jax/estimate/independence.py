@@ -29,9 +29,9 @@ from mine_jax.estimate.splitting import (
 )
 from mine_jax.estimate.variables import Variable, read_variables
 from mine_jax.mine import MineConfig
+from mine_jax.mine.checks import check_key
 from mine_jax.mine.evaluation import score_groups
 from mine_jax.mine.stack import Array
-from mine_jax.mine.training import check_key
 
 # By Bonferroni: half of the level is the correlations', a quarter each network's.
 CORRELATION_FACTOR, NETWORK_FACTOR = 2, 4

@@ -27,7 +27,7 @@ from mine_jax.information_plane.observation import (
 )
 from mine_jax.information_plane.targets import Target, read_target
 from mine_jax.mine import MineState
-from mine_jax.mine.training import check_key
+from mine_jax.mine.checks import check_key
 
 SEED = 0  # of the rows: these networks are the caller's, and there is one
 

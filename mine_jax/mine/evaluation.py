@@ -11,10 +11,11 @@ from jax import lax
 from jax.scipy.special import logsumexp
 
 from mine_jax.compilation import jit
-from mine_jax.mine import blocks, bounds, padding, stack, training
+from mine_jax.mine import blocks, bounds, checks, padding, stack, training
+from mine_jax.mine.checks import Arrays
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import Arrays, Batch, MineState
+from mine_jax.mine.training import Batch, MineState
 
 FORMS = ("donsker_varadhan", "infonce")  # forms of a held-out value, see `bounds.held_out`
 CEILING_MARGIN = 1.0  # nats below ln n from which on single pairs decide the value
@@ -55,10 +56,10 @@ def evaluate(
       TypeError: if `key` is no PRNG key.
       ValueError: if the shapes do not fit, n < 2, or the form is unknown.
     """
-    key = training.check_key(key, "evaluate")
+    key = checks.check_key(key, "evaluate")
     if form not in FORMS:
         raise ValueError(f"form must be one of {FORMS}, got {form!r}")
-    data = training.check_data(x, z)
+    data = checks.check_data(x, z)
     training.check_state(state, data, config)
     order = jax.random.permutation(key, data.x.measured.shape[1])
     rows = jnp.tile(order[None], (len(data.x.index), 1))

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mine_jax.mine import chunks, padding, stack, training
+from mine_jax.mine import checks, chunks, padding, stack, training
+from mine_jax.mine.checks import Arrays
 from mine_jax.mine.config import MineConfig
 from mine_jax.mine.evaluation import largest_validation_nats, validation_nats
 from mine_jax.mine.stack import Array, Data
-from mine_jax.mine.training import Arrays, MineState
+from mine_jax.mine.training import MineState
 
 LR_DROP = 3.0  # factor of a learning-rate drop
 
@@ -86,7 +87,7 @@ def fit(
       ValueError: if shapes do not fit, rows are out of range, or there are fewer than 2 of either
         kind.
     """
-    key, data = training.check_key(key, "fit"), training.check_data(x, z)
+    key, data = checks.check_key(key, "fit"), checks.check_data(x, z)
     training.check_state(state, data, config)
     shapes = np.shape(train_rows), np.shape(validation_rows)
     if any(len(shape) != 1 or shape[0] < 2 for shape in shapes):

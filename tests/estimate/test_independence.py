@@ -13,8 +13,8 @@ from mine_jax import MineConfig, independence_test, init
 from mine_jax.estimate import independence
 from mine_jax.estimate.splitting import Grouping
 from mine_jax.estimate.variables import read_variable
+from mine_jax.mine.checks import check_data
 from mine_jax.mine.evaluation import score_groups
-from mine_jax.mine.training import check_data
 
 # A network that learned little, and is never T = 0, so that all its p-values are below 1.
 QUICK = MineConfig(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mine_jax import mine
-from mine_jax.mine import blocks, evaluation, training
+from mine_jax.mine import blocks, checks, evaluation
 
 from .common import (
     CONFIG,
@@ -42,7 +42,7 @@ def test_evaluate_stack_equals_definition_over_all_pairs(mapper, monkeypatch):
 def test_evaluate_rows_of_active_networks_alone(mapper):
     config = replace(CONFIG, mapper=mapper)
     x, z = equal_widths(41)
-    state, data = randomize(mine.init(KEY, x, z, config)), training.check_data(x, z)
+    state, data = randomize(mine.init(KEY, x, z, config)), checks.check_data(x, z)
     rows = np.stack([np.arange(41)] * 2)
     active = np.array([False, True])
     every = evaluation.evaluate_rows(state, data, rows, config)
@@ -79,7 +79,7 @@ def test_evaluate_rows_normalized_equals_definition(kind, monkeypatch):
     config = replace(CONFIG, network=kind)
     x, z = equal_widths(37)
     state = randomize(mine.init(KEY, x, z, config))
-    data = training.check_data(x, z)
+    data = checks.check_data(x, z)
     rows, train = (jnp.stack([part, part[::-1]]) for part in np.split(np.arange(37), [22]))
     forms = evaluation.evaluate_rows(state, data, rows, config, train)
     for i, name in enumerate(("narrow", "wide")):
@@ -112,7 +112,7 @@ def test_evaluate_values_few_shuffles_equals_definition():
     config = replace(CONFIG, network="concatenated")
     x, z = samples()[0][:12], samples()[1]["narrow"][:12]
     state = randomize(mine.init(KEY, x, z, config))
-    data, rows = training.check_data(x, z), jnp.arange(12)[None]
+    data, rows = checks.check_data(x, z), jnp.arange(12)[None]
     got = evaluation.evaluate_values(state, np.array([True]), data, rows, config, shuffles=3)
     matrix = all_scores(network(state.average), network(state.gaussian), x, z, config)
     i, joint = np.arange(12), np.diagonal(matrix)
@@ -149,7 +149,7 @@ def test_validation_nats_is_larger_trusted_form(monkeypatch, form, values, expec
     forms = tuple(np.array([value]) for value in values)
     calls = []
     monkeypatch.setattr(evaluation, "evaluate_values", lambda *call: calls.append(call) or forms)
-    config, data = replace(CONFIG, form=form), training.check_data(*samples())
+    config, data = replace(CONFIG, form=form), checks.check_data(*samples())
     rows, train_rows = np.arange(20)[None], np.arange(20, 90)[None]
     for normalize in (False, True):
         config = replace(config, normalize=normalize)
@@ -175,6 +175,6 @@ def test_validation_nats_is_larger_trusted_form(monkeypatch, form, values, expec
 def test_largest_validation_nats_is_that_of_the_form(changes, of_pairs, of_labels):
     x = samples()[0]
     for z, largest in ((x, of_pairs), (labels(), of_labels)):
-        data = training.check_data(x, z)
+        data = checks.check_data(x, z)
         got = evaluation.largest_validation_nats(data, 50, 400, replace(CONFIG, **changes))
         assert got == pytest.approx(largest)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mine_jax import mine
-from mine_jax.mine import MineConfig, MineState, chunks, fitting, stack, training
+from mine_jax.mine import MineConfig, MineState, checks, chunks, fitting, stack
 
 from .common import (
     BILINEAR,
@@ -95,7 +95,7 @@ def test_fit_padded_network_equals_separate_fit():
 @MAPPERS
 def test_train_chunk_inactive_network_stays_as_it_is(mapper):
     before = start()
-    data = training.check_data(*equal_widths(240))
+    data = checks.check_data(*equal_widths(240))
     batches = chunks.draw_batches(KEY[None], 0, TRAIN[None], SMALL)
     rate, fold = np.full(2, 1e-2, np.float32), np.zeros(2, np.int32)
     config = replace(SMALL, mapper=mapper)
@@ -114,7 +114,7 @@ def test_train_chunk_inactive_network_stays_as_it_is(mapper):
 
 def fit_in_parts(*ends, active=None):
     """A fit that pauses at these numbers of steps."""
-    data, fold = training.check_data(*equal_widths(240)), np.zeros(2, np.int32)
+    data, fold = checks.check_data(*equal_widths(240)), np.zeros(2, np.int32)
     task = fitting.Task(data, TRAIN[None], VALIDATION[None], fold, len(TEST), SMALL)
     progress = fitting.start_fit(start(), task)
     for end in ends:
@@ -263,7 +263,7 @@ def scripted(monkeypatch):
         monkeypatch.setattr(chunks, "train_chunk", train_chunk)
         monkeypatch.setattr(fitting, "validation_nats", validation_nats)
         start = MineState({}, {}, (), None, np.zeros(2), np.zeros(2, int))
-        data = training.check_data(*equal_widths(240))
+        data = checks.check_data(*equal_widths(240))
         task = fitting.Task(
             data, TRAIN[None], VALIDATION[None], np.zeros(2, int), num_test=40, config=config
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mine_jax import mine
-from mine_jax.mine import blocks, chunks, evaluation, padding, training
+from mine_jax.mine import blocks, checks, chunks, evaluation, padding, training
 from mine_jax.mine.stack import Data
 
 from .common import BILINEAR, CONFIG, KEY, equal_widths, labels, network, randomize, samples
@@ -42,7 +42,7 @@ def stacks(case):
     z = {"a": labels()[:120], "b": labels()[60:180]} if case.startswith("labels") else z
     state = randomize(mine.init(KEY, x, z, config))
 
-    alone = training.check_data(x, z)
+    alone = checks.check_data(x, z)
     sides = (
         side._replace(measured=np.pad(side.measured, ((0, 0), (0, 30), (0, 0)))) for side in alone
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mine_jax import mine
-from mine_jax.mine import MineConfig, Samples, chunks, stack, training
+from mine_jax.mine import MineConfig, Samples, checks, chunks, stack, training
 
 from .common import (
     BILINEAR,
@@ -268,10 +268,10 @@ def test_init_shared_layers_need_sides_of_one_shape():
 
 
 def test_check_key_legacy_key_is_wrapped_and_others_raise():
-    assert training.check_key(jax.random.PRNGKey(3), "init") == jax.random.key(3)
+    assert checks.check_key(jax.random.PRNGKey(3), "init") == jax.random.key(3)
     for wrong in (jax.random.split(KEY), jnp.zeros(2), 0, None):
         with pytest.raises(TypeError, match="PRNG key first"):
-            training.check_key(wrong, "init")
+            checks.check_key(wrong, "init")
 
 
 NUMBERS, CLASSES = np.zeros((8, 2), np.float32), np.eye(8, 3, -5, np.uint8)
@@ -296,4 +296,4 @@ IMAGES = np.zeros((8, 3, 3, 1), np.float32)
 )
 def test_check_data_bad_samples_are_named(x, z, message):
     with pytest.raises(ValueError, match=message):
-        training.check_data(x, z)
+        checks.check_data(x, z)
