@@ -15,6 +15,12 @@ from absl import app, flags  # noqa: F401 (app defines flags)
 
 from mine_jax import compilation
 
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # Each worker has cores of its own: XLA's threads of several workers hold one another up.
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.sched_setaffinity(0, own or cores)
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.

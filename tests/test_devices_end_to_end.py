@@ -28,7 +28,7 @@ BATCH_SIZES = (16, 15)  # of a classifier: two devices share one of them
 PROGRAM = """
 import pickle, sys
 from pathlib import Path
-import jax
+import conftest, jax
 import numpy as np
 from mine_jax import devices, lower_bound
 from mine_jax.mine import MineConfig, stack
