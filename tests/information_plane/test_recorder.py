@@ -1,6 +1,7 @@
 """`measure_layers`, `plane` and `Recorder`: values, targets, layers, messages, what survives."""
 
 import math
+import re
 import subprocess
 import sys
 import time
@@ -338,7 +339,8 @@ def test_layer_whose_squares_float32_cannot_hold_names_itself_and_the_others_go_
     layers = layers_of()
     layers["hidden"] = (layers["hidden"] + 100) * scale
     rec = recorder(folder=tmp_path / "run")
-    rec.add(0, layers)
+    with pytest.warns(UserWarning, match=re.escape(f"hidden {text}")):
+        rec.add(0, layers)
     rows = mine_jax.load(rec.plane().save(tmp_path / "plane")).records
     for row in rows:
         if row["layer"] == "hidden":
