@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -63,9 +64,25 @@ def run(experiment: Callable[[], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {' '.join(argv[1:])}; flags begin with --")
         logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
-        experiment()
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            experiment()
+        except KeyboardInterrupt as interrupt:
+            print(f"\nInterrupted. {_how_to_go_on()}", file=sys.stderr, flush=True)
+            sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
     app.run(main)
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _how_to_go_on() -> str:
+    if "resume" not in FLAGS:
+        return "This program cannot go on where it was; start it again with another --out_dir."
+    arguments = [*sys.argv, *(["--resume"] if not FLAGS.resume else [])]
+    return f"To go on: {shlex.join(['python', *arguments])}"
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mine_jax.information_plane import folder_lock
+
 CONFIG, FINDINGS, CHECKPOINTS = "config.json", "findings.json", "checkpoints"
 TRAINING, RECORDS, RESUMES = "training.jsonl", "records.jsonl", "resumes.jsonl"
 
@@ -40,6 +42,7 @@ class RunFolder:
         self.path = Path(path).absolute()
         self._writes = writes
         self._keep = keep
+        self._lock: folder_lock.FolderLock | None = None
 
     def check(self, *, resume: bool) -> bool:
         """Tell whether the folder holds a run.
@@ -77,14 +80,15 @@ class RunFolder:
           Whether a run is resumed; False where this process does not write.
 
         Raises:
-          RunFolderError: as `check`, or if the folder holds a different run, or cannot be written.
+          RunFolderError: as `check`, or if the folder holds a different run, is in use by another
+            process, or cannot be written.
         """
         if not self._writes:
             return False  # the process that writes checks, and may have begun
         resumed = self.check(resume=resume)
         changed = self._check_same(description, set(may_differ)) if resumed else {}
+        self.create()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if resumed:
                 row = {name: description.get(name) for name in ("versions", "devices")}
                 self.append(RESUMES, [row | {"settings": changed}])
@@ -99,13 +103,19 @@ class RunFolder:
         return any(self._has(name) for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS))
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder, and keep other processes from writing into it.
 
         Raises:
-          RunFolderError: if it cannot be written, or is a file.
+          RunFolderError: if it cannot be written, is a file, or is in use by another process.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = folder_lock.lock(self.path)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"another process is writing into {self.path}: wait until it ends, or choose "
+                "another folder"
+            ) from error
         except OSError as error:
             raise RunFolderError(f"cannot write into {self.path}: {error}") from error
 
@@ -126,6 +136,7 @@ class RunFolder:
         if self._writes:
             description = {"resolved": resolved}
             if self._has(CONFIG):
+                self.create()
                 self._check_same(description, set())
             else:
                 self.open({"settings": {}} | description, resume=False)

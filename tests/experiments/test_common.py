@@ -1,13 +1,15 @@
 """What experiments share: errors, devices, compilation, tables, results pages."""
 
 import math
+import signal
+import subprocess
 import sys
 import uuid
 from pathlib import Path
 
 import jax
 import pytest
-from conftest import load_experiment, set_flags
+from conftest import EXPERIMENTS, load_experiment, set_flags
 
 from mine_jax.information_plane.records import RunFolderError
 from mine_jax.lenet.datasets import DatasetUnavailable
@@ -18,7 +20,8 @@ OF_TWO = ["--num_processes=2"]
 
 @pytest.fixture(autouse=True)
 def jax_config():
-    """Restore JAX's configuration, which `select_devices` changes."""
+    """Restore JAX's configuration, which `select_devices` changes; JAX has started before."""
+    jax.devices()
     names = ["jax_platforms", "jax_compilation_cache_dir"]
     names += ["jax_persistent_cache_min_compile_time_secs"]
     before = {name: getattr(jax.config, name) for name in names}
@@ -33,6 +36,41 @@ def test_user_errors_exits_with_the_message_and_keeps_other_errors():
             raise error("no such folder")
     with pytest.raises(TypeError, match="a mistake"), common.user_errors():
         raise TypeError("a mistake")
+
+
+SLEEP = """
+import time
+from absl import flags
+import common
+if "resumable" in __import__("sys").argv[0]:
+    flags.DEFINE_bool("resume", False, "")
+def experiment():
+    print("started", flush=True)
+    time.sleep(60)
+common.run(experiment)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("resumable.py", ["--publish"], "resumable.py --publish --resume"),
+        ("resumable.py", ["--resume"], "resumable.py --resume"),
+        ("once.py", [], "start it again with another --out_dir."),
+    ],
+)
+def test_run_that_is_interrupted_says_how_to_go_on(tmp_path, number, name, flags, message):
+    program = tmp_path / name
+    program.write_text(f"import sys\nsys.path.insert(0, {str(EXPERIMENTS)!r})\n{SLEEP}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, program, *flags], **pipes) as process:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors.strip().splitlines()[-1].endswith(message)
+    assert "Traceback" not in errors
 
 
 def test_run_refuses_positional_arguments(monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,32 @@ def test_open_with_resume_refuses_runs_without_resolved_configuration(folder):
     (folder.path / "config.json").write_text(json.dumps({"settings": DESCRIPTION["settings"]}))
     with pytest.raises(records.RunFolderError, match=r"older version.*resolved"):
         folder.open(DESCRIPTION, resume=True)
+
+
+HOLD = """
+import sys
+from mine_jax.information_plane.records import RunFolder
+folder = RunFolder(sys.argv[1])
+folder.open({"settings": {"seed": 1}}, resume=True)
+print("open", flush=True)
+input()
+"""
+
+
+def test_open_refuses_a_folder_that_another_process_writes_into(tmp_path):
+    description = {"settings": {"seed": 1}}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], **pipes) as other:
+        assert other.stdout.readline() == "open\n"
+        for _ in range(2):  # a refusal takes nothing from the other one
+            with pytest.raises(records.RunFolderError, match="another process is writing"):
+                records.RunFolder(tmp_path / "run").open(description, resume=True)
+        with pytest.raises(records.RunFolderError, match="another process is writing"):
+            records.RunFolder(tmp_path / "run").claim({})
+        other.kill()
+    first = records.RunFolder(tmp_path / "run")
+    assert first.open(description, resume=True)
+    assert records.RunFolder(tmp_path / "run").open(description, resume=True)  # of this process
 
 
 def test_open_refuses_a_file_and_a_folder_without_configuration(tmp_path):
