@@ -18,7 +18,7 @@ from mine_jax.information_plane import PlaneConfig, config
 from mine_jax.lenet import DEFAULT_PROBES, datasets
 
 FILES = {
-    *("config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
+    *(".lock", "config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
     *("information_plane.png", "mi_over_epochs.png"),
     *("information_plane.pdf", "mi_over_epochs.pdf"),
 }

@@ -279,6 +279,7 @@ def test_recorder_killed_at_ten_random_moments_loses_nothing_that_add_returned(t
         for epoch in returned:
             layer = np.random.default_rng(epoch).random((300, 50), np.float32)
             np.testing.assert_array_equal(kept._load(epoch)["a"], layer)
+        del kept  # with its lock on the folder
 
 
 def test_state_of_other_samples_is_refused():
