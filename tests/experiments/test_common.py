@@ -39,9 +39,10 @@ def test_user_errors_exits_with_the_message_and_keeps_other_errors():
 
 
 SLEEP = """
-import time
+import signal, time
 from absl import flags
 import common
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
 if "resumable" in __import__("sys").argv[0]:
     flags.DEFINE_bool("resume", False, "")
 def experiment():
