@@ -104,8 +104,8 @@ def warn_of_memory(layers: Mapping[str, np.ndarray], planes: int) -> None:
         )
 
 
-def exceeds_memory(snapshots: Iterable[Mapping[str, np.ndarray]]) -> bool:
-    """Say what snapshots take that are held in memory, where that is much; tell whether it is.
+def warn_of_held_snapshots(snapshots: Iterable[Mapping[str, np.ndarray]]) -> bool:
+    """Warn if the snapshots held in memory take much of it; return whether they do.
 
     Args:
       snapshots: activations by name, one after another.

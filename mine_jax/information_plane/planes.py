@@ -34,7 +34,6 @@ Row = dict[str, Any]
 KIND = "plane"  # of a folder that `Plane.save` may write again
 SCREEN_DPI = 110
 MAX_LINES = 40  # of the table that `repr` shows
-SYMBOLS = {"observed": "T", "deterministic": "L"}
 
 
 @dataclass(frozen=True, repr=False)

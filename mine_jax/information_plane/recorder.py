@@ -18,9 +18,9 @@ from mine_jax.estimate.variables import Discrete
 from mine_jax.information_plane.activations import (
     Channels,
     check_epoch,
-    exceeds_memory,
     read_activations,
     reason_not_measured,
+    warn_of_held_snapshots,
 )
 from mine_jax.information_plane.config import PlaneConfig, values_of
 from mine_jax.information_plane.measurement import Row
@@ -153,7 +153,7 @@ class Recorder:
                 name: np.array(values, np.float32) for name, values in layers.items()
             }
             if not self._warned_of_memory:
-                self._warned_of_memory = exceeds_memory(self._memory.values())
+                self._warned_of_memory = warn_of_held_snapshots(self._memory.values())
         else:
             _write_snapshot(self._path(epoch), layers)
         return {}
