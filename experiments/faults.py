@@ -1,0 +1,75 @@
+"""Faults made on purpose: what came back, and what was lost.
+
+  python experiments/faults.py --parts=kills,damage
+  python experiments/faults.py --publish
+
+Each part writes its table into --out_dir; the page is made of all tables that are there, so that
+parts can be run one at a time. A part that finds something lost or wrong ends the program with
+exit status 1, after its table is written.
+"""
+
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import common
+from absl import flags
+from fault_injection import Table, table_from_file
+
+# In the order of the page. Each is a module of `fault_injection` with a function
+# `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
+PARTS: tuple[str, ...] = ()
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
+flags.DEFINE_list("parts", list(PARTS), "Parts to measure; empty to write the page alone.")
+flags.DEFINE_integer("times", None, "Repetitions of each random fault; default: the part's own.")
+flags.DEFINE_string("out_dir", "runs/faults", "Folder for tables and for runs with faults.")
+
+
+def page(tables: list[Table]) -> str:
+    """Return the body of the page, in Markdown.
+
+    Args:
+      tables: in the order of the page.
+    """
+    parts = []
+    for table in tables:
+        parts.append(f"## {table.title}")
+        parts.extend([table.note] if table.note else [])
+        lines = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
+        parts.append(common.markdown_table(table.columns, lines))
+        parts.extend(f"- **Not as it should be:** {sentence}" for sentence in table.failures)
+    return "\n\n".join(parts)
+
+
+def experiment() -> None:
+    """Measure the parts, print their tables, and write the page."""
+    with common.user_errors():
+        if unknown := [name for name in FLAGS.parts if name not in PARTS]:
+            raise ValueError(f"--parts has {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+        if FLAGS.times is not None and FLAGS.times < 1:
+            raise ValueError(f"--times must be at least 1, got {FLAGS.times}")
+        out = Path(FLAGS.out_dir).absolute()
+        out.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+    for name in FLAGS.parts:
+        started = time.perf_counter()
+        folder = out / name
+        folder.mkdir(exist_ok=True)
+        module = importlib.import_module(f"fault_injection.{name}")
+        table: Table = module.measure(folder, FLAGS.times)
+        table.save(out / f"{name}.json")
+        failures += table.failures
+        print(page([table]), f"\n{time.perf_counter() - started:.0f} s\n", flush=True)
+    saved = [out / f"{name}.json" for name in PARTS]
+    tables = [table_from_file(path) for path in saved if path.exists()]
+    if FLAGS.publish:
+        common.write_page("faults", "Faults made on purpose", page(tables))
+    if failures:
+        sys.exit(f"error: {len(failures)} faults did not end as they should; see the tables")
+
+
+if __name__ == "__main__":
+    common.run(experiment)
