@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from mine_jax.estimate.variables import Discrete
+from mine_jax.information_plane import durable_files
 from mine_jax.information_plane.activations import (
     Channels,
     check_epoch,
@@ -25,7 +26,7 @@ from mine_jax.information_plane.activations import (
 from mine_jax.information_plane.config import PlaneConfig, values_of
 from mine_jax.information_plane.measurement import Row
 from mine_jax.information_plane.planes import Plane
-from mine_jax.information_plane.records import CONFIG, RECORDS, RunFolder, RunFolderError
+from mine_jax.information_plane.records import CONFIG, RECORDS, RunFolder, RunFolderWarning
 from mine_jax.information_plane.snapshots import (
     LayerValue,
     Measured,
@@ -130,7 +131,7 @@ class Recorder:
           TypeError: if the epoch is no integer.
           ValueError: if it is negative, arrays do not fit the labels or cannot be read, or layers
             differ from those of the epochs before.
-          OSError: if the folder cannot be written.
+          RunFolderError: if the folder cannot be written.
         """
         epoch = check_epoch(epoch)
         target = self._samples.target
@@ -155,7 +156,8 @@ class Recorder:
             if not self._warned_of_memory:
                 self._warned_of_memory = warn_of_held_snapshots(self._memory.values())
         else:
-            _write_snapshot(self._path(epoch), layers)
+            with self._folder.writing():
+                _write_snapshot(self._path(epoch), layers)
         return {}
 
     def plane(self) -> Plane:
@@ -163,10 +165,14 @@ class Recorder:
 
         Raises:
           ValueError: if nothing was added, or as `measure_layers`.
-          RunFolderError: if a snapshot in the folder is damaged.
+
+        Warns:
+          RunFolderWarning: if a snapshot in the folder is damaged; its epoch is left out.
         """
         for epoch in sorted(set(self._snapshots()) - set(self._records)):
-            self._measure(epoch, self._load(epoch))
+            layers = self._load(epoch)
+            if layers is not None:
+                self._measure(epoch, layers)
             self._memory.pop(epoch, None)
         if not self._records:
             raise ValueError("there is nothing to measure: call add(epoch, activations) first")
@@ -182,11 +188,11 @@ class Recorder:
         measured = measure_snapshot(self._samples, layers, epoch, state, self._progress)
         self._state = epoch, measured.state
         replaced = epoch in self._records
+        if self._folder is not None and not replaced:
+            self._folder.append(RECORDS, measured.records)
         self._records[epoch] = list(measured.records)
         if replaced:
             self._write_records()
-        elif self._folder is not None:
-            self._folder.append(RECORDS, measured.records)
         return measured
 
     def _check_shapes(self, layers: Mapping[str, np.ndarray]) -> None:
@@ -231,13 +237,17 @@ class Recorder:
             shapes = folder.description().get("layers", {})
             if shapes:
                 self._set_shapes({name: tuple(shape) for name, shape in shapes.items()})
-        (folder.path / SNAPSHOTS).mkdir(exist_ok=True)
+        with folder.writing():
+            (folder.path / SNAPSHOTS).mkdir(exist_ok=True)
         rows: dict[int, list[Row]] = {}
-        for row in folder.read(RECORDS):
+        for row in folder.read_whole(RECORDS):
             rows.setdefault(row["epoch"], []).append(row)
         expected = 2 * len(self._samples.config.planes) * len(self._shapes)
         # An epoch whose rows are not all there was being written: it is measured again.
         self._records = {epoch: of for epoch, of in rows.items() if len(of) == expected}
+        for epoch in sorted(set(rows) - set(self._records) - set(self._snapshots())):
+            text = f"epoch {epoch} in {folder.path} was not written to its end: add it again"
+            warnings.warn(text, RunFolderWarning, stacklevel=3)
         self._write_records()
 
     def _write_records(self) -> None:
@@ -254,17 +264,20 @@ class Recorder:
             return list(self._memory)
         return [int(path.stem) for path in (self._folder.path / SNAPSHOTS).glob("*.npz")]
 
-    def _load(self, epoch: int) -> dict[str, np.ndarray]:
+    def _load(self, epoch: int) -> dict[str, np.ndarray] | None:
         if self._folder is None:
             return self._memory[epoch]
         path = self._path(epoch)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
                 layers = {name: file[str(i)] for i, name in enumerate(self._shapes)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RunFolderError(
-                f"{path} is damaged ({error}): remove it to go on without this epoch"
-            ) from error
+            warnings.warn(
+                f"{path} is damaged ({error}): epoch {epoch} is left out; add it again",
+                RunFolderWarning,
+                stacklevel=3,
+            )
+            return None
         self._check_shapes(layers)
         return layers
 
@@ -365,18 +378,9 @@ def _settings(samples: ProbedSamples) -> dict[str, Any]:
 
 def _write_snapshot(path: Path, layers: Mapping[str, np.ndarray]) -> None:
     """Write the layers of an epoch; they are on disk when this returns, or nothing is."""
-    partial = path.with_name(f".{path.name}.partial")
     arrays = {str(i): values.astype(np.float32) for i, values in enumerate(layers.values())}
-    with open(partial, "wb") as file:
+    with durable_files.replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _scalars(measured: Measured) -> dict[str, float]:

@@ -1,29 +1,35 @@
 """The run folder: configuration, rows of records, checkpoints.
 
-Rows are flushed to disk as soon as they are known, then comes the checkpoint. A resumed run starts
-from the last checkpoint: rows of later epochs belong to an unfinished round and are dropped, so
-that the files read as if the run had never been interrupted.
+Rows are flushed to disk as soon as they are known, then comes the checkpoint, with a copy of them.
+A resumed run starts from the last checkpoint that is whole: rows of later epochs belong to an
+unfinished round and are dropped, so that the files read as if the run had never been interrupted.
+Checksums tell of damage, and what the copies hold is restored from them.
 """
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from mine_jax.information_plane import folder_lock
+from mine_jax.information_plane import durable_files, folder_lock
+from mine_jax.information_plane.checkpoints import Checkpoints
 
 CONFIG, FINDINGS, CHECKPOINTS = "config.json", "findings.json", "checkpoints"
 TRAINING, RECORDS, RESUMES = "training.jsonl", "records.jsonl", "resumes.jsonl"
+COPIED = (CONFIG, TRAINING, RECORDS)  # into each checkpoint
 
 Row = Mapping[str, Any]
 
 
 class RunFolderError(RuntimeError):
-    """The folder cannot take this run; the message names the remedy."""
+    """The folder cannot take this run, or what it has computed; the message names the remedy."""
+
+
+class RunFolderWarning(UserWarning):
+    """Something in the folder was damaged; the message says what was done."""
 
 
 class RunFolder:
@@ -41,7 +47,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
         self.path = Path(path).absolute()
         self._writes = writes
-        self._keep = keep
+        self._checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
         self._lock: folder_lock.FolderLock | None = None
 
     def check(self, *, resume: bool) -> bool:
@@ -58,8 +64,8 @@ class RunFolder:
         names = [name for name in (CONFIG, TRAINING, RECORDS, CHECKPOINTS) if self._has(name)]
         if names and not resume:
             raise RunFolderError(
-                f"{self.path} already holds a run ({', '.join(names)}): resume it with --resume, "
-                "or choose another folder"
+                f"{self.path} already holds a run ({', '.join(names)}): resume it (--resume of the "
+                "experiments), or choose another folder"
             )
         return bool(names)
 
@@ -82,20 +88,23 @@ class RunFolder:
         Raises:
           RunFolderError: as `check`, or if the folder holds a different run, is in use by another
             process, or cannot be written.
+
+        Warns:
+          RunFolderWarning: if something was damaged, and from where the run goes on.
         """
         if not self._writes:
             return False  # the process that writes checks, and may have begun
         resumed = self.check(resume=resume)
-        changed = self._check_same(description, set(may_differ)) if resumed else {}
         self.create()
-        try:
-            if resumed:
-                row = {name: description.get(name) for name in ("versions", "devices")}
-                self.append(RESUMES, [row | {"settings": changed}])
-            else:
-                self.write(CONFIG, description)
-        except OSError as error:
-            raise RunFolderError(f"cannot write into {self.path}: {error}") from error
+        if resumed:
+            epoch = self._last_whole()
+            self._restore_config(epoch)
+            changed = self._check_same(description, set(may_differ))
+            self._restore_rows(epoch)
+            row = {name: description.get(name) for name in ("versions", "devices")}
+            self.append(RESUMES, [row | {"settings": changed}])
+        else:
+            self.write(CONFIG, description)
         return resumed
 
     def holds_run(self) -> bool:
@@ -119,36 +128,70 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot write into {self.path}: {error}") from error
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn errors of what is written into the folder into those with a remedy.
+
+        Raises:
+          RunFolderError: if it cannot be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write into {self.path}: {error}; what was written before is whole. Free "
+                "space or mend permissions, and resume"
+            ) from error
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
     def replace_rows(self, name: str, rows: Sequence[Row]) -> None:
-        """Write a JSON-lines file atomically."""
-        self._replace(name, _lines(rows))
+        """Write a JSON-lines file atomically.
+
+        Raises:
+          RunFolderError: if it cannot be written.
+        """
+        self._replace(name, durable_files.text_of(rows))
 
     def write(self, name: str, content: Row) -> None:
-        """Write a JSON file atomically."""
-        self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        """Write a JSON file atomically.
+
+        Raises:
+          RunFolderError: if it cannot be written.
+        """
+        self._replace(name, durable_files.encode_json(content))
 
     def claim(self, resolved: Row) -> None:
         """Check that a run that is there has the same resolved configuration, or begin one.
 
         Raises:
           RunFolderError: if it holds another run, or cannot be written.
-        """
-        if self._writes:
-            description = {"resolved": resolved}
-            if self._has(CONFIG):
-                self.create()
-                self._check_same(description, set())
-            else:
-                self.open({"settings": {}} | description, resume=False)
 
-    def append(self, name: str, rows: Sequence[Row]) -> None:
-        """Add rows to a JSON-lines file; they are on disk when this returns."""
+        Warns:
+          RunFolderWarning: as `open`.
+        """
         if not self._writes:
             return
-        with open(self.path / name, "a") as file:
-            file.write(_lines(rows))
-            file.flush()
-            os.fsync(file.fileno())
+        description = {"resolved": resolved}
+        if not self.holds_run():
+            self.open({"settings": {}} | description, resume=False)
+            return
+        self.create()
+        epoch = self._last_whole()
+        self._restore_config(epoch)
+        self._check_same(description, set())
+        self._restore_rows(epoch)
+
+    def append(self, name: str, rows: Sequence[Row]) -> None:
+        """Add rows to a JSON-lines file; they are on disk when this returns.
+
+        Raises:
+          RunFolderError: if they cannot be written, and then none of them is.
+        """
+        if self._writes:
+            with self.writing():
+                durable_files.append(self.path / name, durable_files.text_of(rows))
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Read the rows of a JSON-lines file, without a last line that was cut off.
@@ -156,35 +199,44 @@ class RunFolder:
         Raises:
           RunFolderError: naming a damaged line.
         """
-        if not self._has(name):
-            return []
-        text = (self.path / name).read_text()
-        rows = []
-        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise RunFolderError(
-                    f"{self.path / name} is damaged in line {number} ({error.msg}); remove that "
-                    "line, or choose another folder"
-                ) from error
-        return rows
+        found = self._lines(name)
+        for number, reason in found.damage.items():
+            raise RunFolderError(
+                f"{self.path / name} is damaged in line {number} ({reason}): resume the run, "
+                "which restores it, remove that line, or choose another folder"
+            )
+        return found.rows
+
+    def read_whole(self, name: str) -> list[dict[str, Any]]:
+        """Read the rows of a JSON-lines file that are whole.
+
+        Warns:
+          RunFolderWarning: naming the damaged lines.
+        """
+        found = self._lines(name)
+        if found.damage:
+            numbers = ", ".join(map(str, found.damage))
+            self._warn(f"{name} is damaged in line {numbers}: these rows are left out")
+        return found.rows
 
     def resume_rows(
         self, name: str, key: Callable[[dict[str, Any]], Hashable]
     ) -> dict[Hashable, dict[str, Any]]:
-        """Read a JSON-lines file by key, and remove a last line that was cut off from it.
+        """Read a JSON-lines file by key, and remove what is damaged or was cut off from it.
 
         Of several rows with the same key the last one counts.
+
+        Warns:
+          RunFolderWarning: as `read_whole`.
         """
-        rows = self.read(name)
-        self._replace(name, _lines(rows))
+        rows = self.read_whole(name)
+        self.replace_rows(name, rows)
         return {key(row): row for row in rows}
 
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
         """Drop the rows of later epochs from a JSON-lines file; return the others."""
-        rows = [row for row in self.read(name) if row["epoch"] <= epoch]
-        self._replace(name, _lines(rows))
+        rows = [row for row in self.read_whole(name) if row["epoch"] <= epoch]
+        self.replace_rows(name, rows)
         return rows
 
     def description(self) -> dict[str, Any]:
@@ -196,27 +248,30 @@ class RunFolder:
         if not self._has(CONFIG):
             return {}
         try:
-            return json.loads((self.path / CONFIG).read_text())
+            return durable_files.decode_json((self.path / CONFIG).read_text())
         except ValueError as error:
-            raise RunFolderError(f"{self.path / CONFIG} is damaged ({error})") from error
+            raise RunFolderError(
+                f"{self.path / CONFIG} is damaged ({error}); choose another folder"
+            ) from error
 
     def save(self, epoch: int, state: Any) -> None:
-        """Write a checkpoint of a pytree of arrays; it is complete when this returns."""
-        with self._checkpoints() as manager:
-            args = _orbax().args.StandardSave(_without_empty(state))
-            manager.save(epoch, args=args, force=True)  # also where it is earlier than the last one
-            manager.wait_until_finished()
+        """Write a checkpoint of a pytree of arrays; it is complete when this returns.
+
+        Raises:
+          RunFolderError: if it cannot be written.
+        """
+        paths = [self.path / name for name in COPIED]
+        copies = {path.name: path.read_bytes() for path in paths if path.exists()}
+        with self.writing():
+            self._checkpoints.save(epoch, state, copies if self._writes else None)
 
     def last_epoch(self) -> int | None:
-        """Return the epoch of the last complete checkpoint; None if there is none."""
+        """Return the epoch of the last checkpoint; None if there is none."""
         return max(self.epochs(), default=None)
 
     def epochs(self) -> list[int]:
-        """Return the epochs of all complete checkpoints, ascending."""
-        if not self._has(CHECKPOINTS):
-            return []
-        with self._checkpoints() as manager:
-            return sorted(manager.all_steps())
+        """Return the epochs of all checkpoints, ascending."""
+        return self._checkpoints.epochs()
 
     def restore(self, epoch: int, like: Any) -> Any:
         """Read a checkpoint into a pytree with the shapes and types of `like`.
@@ -224,33 +279,69 @@ class RunFolder:
         Raises:
           RunFolderError: if it is missing or damaged.
         """
-        args = _orbax().args.StandardRestore(_without_empty(like))
         try:
-            with self._checkpoints() as manager:
-                state = manager.restore(epoch, args=args)
-        except (ValueError, OSError, KeyError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            return self._checkpoints.restore(epoch, like)
+        except ValueError as error:
             raise RunFolderError(
                 f"checkpoint {epoch} in {self.path} is missing, damaged, or of other shapes "
-                f"({reason}); start again in another folder"
+                f"({error}); start again in another folder"
             ) from error
-        return jax.tree.map(
-            lambda x, y: y if getattr(x, "size", 1) else np.zeros(x.shape, x.dtype), like, state
-        )
 
-    def _has(self, name: str) -> bool:
-        return (self.path / name).exists()
+    def _last_whole(self) -> int | None:
+        """Return the epoch of the last whole checkpoint, and remove those after it."""
+        for epoch in reversed(self.epochs()):
+            damage = self._checkpoints.damage(epoch)
+            if damage is None:
+                return epoch
+            self._warn(
+                f"checkpoint {epoch} is not whole ({damage}): what came after the one "
+                "before it is computed again"
+            )
+            self._checkpoints.remove(epoch)
+        return None
+
+    def _restore_config(self, epoch: int | None) -> None:
+        """Write config.json again if it is not whole and a checkpoint has a copy of it."""
+        copy = None if epoch is None else self._checkpoints.copy(epoch, CONFIG)
+        try:
+            whole = bool(self.description())
+        except RunFolderError:
+            if copy is None:
+                raise
+            whole = False
+        if not whole and copy is not None:
+            self._warn(f"{CONFIG} was missing or damaged: restored from checkpoint {epoch}")
+            self._replace(CONFIG, copy.decode())
+
+    def _restore_rows(self, epoch: int | None) -> None:
+        """Write rows that a checkpoint has a copy of again, where they are not whole."""
+        if epoch is None:
+            return
+        for name in (TRAINING, RECORDS):
+            copy, path = self._checkpoints.copy(epoch, name), self.path / name
+            if copy is None or (path.exists() and path.read_bytes().startswith(copy)):
+                continue
+            found, kept = self._lines(name), durable_files.decode_rows(copy.decode())
+            lines = ", ".join(map(str, found.damage))
+            place = f"damaged in line {lines}" if lines else "missing, or rows of it were"
+            self._warn(f"{name} was {place}: restored from checkpoint {epoch}")
+            known = set(kept.texts)
+            pairs = zip(found.rows, found.texts, strict=True)
+            later = [row for row, text in pairs if text not in known]
+            self.replace_rows(name, [*kept.rows, *later])
+
+    def _lines(self, name: str) -> durable_files.Lines:
+        path = self.path / name
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        return durable_files.decode_rows(text)
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{self.path}: {text}", RunFolderWarning, stacklevel=4)
 
     def _replace(self, name: str, text: str) -> None:
-        if not self._writes:
-            return
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
-
-    def _checkpoints(self) -> Any:
-        options = _orbax().CheckpointManagerOptions(max_to_keep=self._keep, create=True)
-        return _orbax().CheckpointManager(self.path / CHECKPOINTS, options=options)
+        if self._writes:
+            with self.writing():
+                durable_files.replace(self.path / name, text.encode())
 
     def _check_same(self, description: Row, may_differ: set[str]) -> Row:
         """Return the settings that differ from those of the run, and may; others are an error."""
@@ -284,19 +375,3 @@ def _differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tup
             yield from _differences(old.get(key), new.get(key), (*path, key))
     elif old != new:
         yield path, old, new
-
-
-def _lines(rows: Sequence[Row]) -> str:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-
-
-def _without_empty(tree: Any) -> Any:
-    """Put a number in the place of each empty array, which orbax refuses to save."""
-    return jax.tree.map(lambda leaf: leaf if getattr(leaf, "size", 1) else np.zeros(1), tree)
-
-
-def _orbax() -> Any:
-    # Takes a second or two to import: only runs with checkpoints should wait for it.
-    import orbax.checkpoint
-
-    return orbax.checkpoint

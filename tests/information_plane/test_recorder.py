@@ -14,7 +14,7 @@ import pytest
 import mine_jax
 from mine_jax.information_plane import PlaneConfig, RoundState
 from mine_jax.information_plane.activations import read_activations
-from mine_jax.information_plane.records import RunFolderError
+from mine_jax.information_plane.records import RunFolderError, RunFolderWarning
 from mine_jax.information_plane.targets import read_target
 from mine_jax.mine import MineConfig
 
@@ -369,12 +369,44 @@ def test_caption_without_a_name_speaks_of_samples():
     assert text.startswith("n = 300 samples, values from 60 of them")
 
 
-def test_damaged_snapshot_is_named_with_the_remedy(tmp_path):
-    recorder(folder=tmp_path / "run").add(3, layers_of())
-    path = tmp_path / "run" / "snapshots" / "00000003.npz"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(RunFolderError, match=r"00000003.npz is damaged .* remove it"):
-        recorder(folder=tmp_path / "run").plane()
+def test_damaged_snapshot_is_named_and_the_other_epochs_are_measured(tmp_path):
+    rec = recorder(folder=tmp_path / "run")
+    for epoch in (0, 3, 4):
+        rec.add(epoch, layers_of(epoch))
+    expected = rec.plane().records
+    (tmp_path / "run" / "records.jsonl").unlink()
+    snapshots = tmp_path / "run" / "snapshots"
+    (snapshots / "00000003.npz").write_bytes((snapshots / "00000003.npz").read_bytes()[:200])
+    content = bytearray((snapshots / "00000004.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (snapshots / "00000004.npz").write_bytes(content)
+    again = recorder(folder=tmp_path / "run")
+    with pytest.warns(RunFolderWarning) as warned:
+        records = again.plane().records
+    for epoch, warning in zip((3, 4), warned, strict=True):
+        text = rf"{epoch}\.npz is damaged .*: epoch {epoch} is left out; add it again"
+        assert re.search(text, str(warning.message))
+    assert records == expected[: len(records)]
+    for epoch in (3, 4):
+        again.add(epoch, layers_of(epoch))
+    assert [row["epoch"] for row in again.plane().records] == [row["epoch"] for row in expected]
+
+
+def test_damaged_row_is_named_and_its_epoch_measured_again(tmp_path):
+    rec = recorder(folder=tmp_path / "run")
+    for epoch in (0, 1):
+        rec.add(epoch, layers_of(epoch))
+    whole = rec.plane().records
+    path = tmp_path / "run" / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:-1], lines[-1].replace('"epoch": 1', '"epoch": 2')]))
+    with pytest.warns(RunFolderWarning, match=rf"records.jsonl is damaged in line {len(lines)}"):
+        again = recorder(folder=tmp_path / "run")
+    assert [row["epoch"] for row in again.plane().records] == [row["epoch"] for row in whole]
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    (tmp_path / "run" / "snapshots" / "00000001.npz").unlink()
+    with pytest.warns(RunFolderWarning, match=r"epoch 1 in .* not written to its end: add it aga"):
+        recorder(folder=tmp_path / "run")
 
 
 def test_other_versions_of_packages_measure_what_was_recorded(tmp_path, monkeypatch):

@@ -32,7 +32,9 @@ def folder(tmp_path):
 
 
 def test_open_new_folder_writes_the_description(folder):
-    assert json.loads((folder.path / "config.json").read_text()) == DESCRIPTION
+    content = json.loads((folder.path / "config.json").read_text())
+    assert content.pop("crc32")
+    assert content == folder.description() == DESCRIPTION
 
 
 def test_open_with_resume_and_no_run_starts_one(tmp_path):
@@ -125,6 +127,82 @@ def test_read_names_a_damaged_line(folder):
     (folder.path / "records.jsonl").write_text('{"epoch": 0}\n{"epoch\n{"epoch": 4}\n')
     with pytest.raises(records.RunFolderError, match=r"records\.jsonl is damaged in line 2"):
         folder.read("records.jsonl")
+
+
+@pytest.fixture
+def run(folder):
+    """A folder with two checkpoints, and rows of an unfinished round."""
+    for epoch in (0, 4):
+        folder.append("training.jsonl", [{"epoch": epoch, "loss": 0.5}])
+        folder.append("records.jsonl", [{"epoch": epoch, "v": epoch + each} for each in (0.1, 0.2)])
+        folder.save(epoch, {"w": jnp.arange(3.0) + epoch})
+    folder.append("records.jsonl", [{"epoch": 8, "v": 8.1}])
+    return folder
+
+
+def flip(path, place=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink()])
+@pytest.mark.parametrize("name", ["config.json", "training.jsonl", "records.jsonl"])
+def test_resume_restores_a_damaged_file_and_names_it(run, name, damage):
+    before = (run.path / name).read_bytes()
+    damage(run.path / name)
+    with pytest.warns(records.RunFolderWarning, match=rf"{name} was .*restored from checkpoint 4"):
+        assert run.open(DESCRIPTION, resume=True)
+    assert run.last_epoch() == 4
+    kept = (run.path / name).read_bytes()
+    assert before.startswith(kept)
+    assert [row["v"] for row in run.read("records.jsonl")][:4] == [0.1, 0.2, 4.1, 4.2]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink()])
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(run, damage):
+    paths = [path for path in (run.path / "checkpoints" / "4").rglob("*") if path.is_file()]
+    for path in paths:
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        damage(path)
+        found = run._checkpoints.damage(4)
+        assert found is not None, path
+        with pytest.raises(records.RunFolderError, match=r"checkpoint 4 in .* is missing, damaged"):
+            run.restore(4, {"w": jnp.zeros(3)})
+        path.write_bytes(whole)
+    assert run._checkpoints.damage(4) is None
+    assert len(paths) > 8
+    damage(paths[0])
+    with pytest.warns(records.RunFolderWarning, match="checkpoint 4 is not whole"):
+        run.claim(DESCRIPTION["resolved"])
+    assert run.epochs() == [0]
+    np.testing.assert_array_equal(run.restore(0, {"w": jnp.zeros(3)})["w"], [0.0, 1.0, 2.0])
+
+
+def test_resume_rows_drops_damaged_lines_and_names_them(folder):
+    folder.append("rows.jsonl", [{"epoch": epoch} for epoch in range(3)])
+    text = (folder.path / "rows.jsonl").read_text()
+    (folder.path / "rows.jsonl").write_text(text.replace('"epoch": 1', '"epoch": 7'))
+    with pytest.raises(records.RunFolderError, match=r"damaged in line 2 \(checksum differs\)"):
+        folder.read("rows.jsonl")
+    with pytest.warns(
+        records.RunFolderWarning, match=r"damaged in line 2: these rows are left out"
+    ):
+        assert list(folder.resume_rows("rows.jsonl", lambda row: row["epoch"])) == [0, 2]
+    assert len(folder.read("rows.jsonl")) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(folder):
+    (folder.path / "rows.jsonl").mkdir()
+    for write in (folder.append, folder.replace_rows):
+        with pytest.raises(records.RunFolderError, match=r"cannot write into .*: .*; what was wri"):
+            write("rows.jsonl", [{"epoch": 0}])
 
 
 def test_append_refuses_what_json_cannot_hold(folder):

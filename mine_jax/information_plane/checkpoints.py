@@ -1,0 +1,155 @@
+"""Checkpoints: a pytree of arrays, copies of the files beside it, and checksums of all of it."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mine_jax.information_plane import durable_files
+
+SUMS = "SHA256SUMS"  # as of the program sha256sum, which can check it
+
+
+class Checkpoints:
+    """A folder of checkpoints, each named by its epoch.
+
+    Args:
+      path: the folder.
+      keep: number of checkpoints to keep, the last ones; None for all.
+    """
+
+    def __init__(self, path: Path, keep: int | None) -> None:
+        self.path = path
+        self._keep = keep
+
+    def save(self, epoch: int, state: Any, copies: Mapping[str, bytes] | None) -> None:
+        """Write a checkpoint; it is on disk when this returns.
+
+        Args:
+          epoch: its name.
+          state: pytree of arrays. Of several processes each writes its part.
+          copies: names and contents of files to keep with it; None where another process writes
+            them.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        try:
+            with self._manager() as manager:
+                args = _orbax().args.StandardSave(_without_empty(state))
+                manager.save(epoch, args=args, force=True)  # also an earlier one than the last
+                manager.wait_until_finished()
+        except (ValueError, RuntimeError) as error:  # tensorstore's
+            raise OSError(_first_line(error)) from error
+        if copies is not None:
+            folder = self.path / str(epoch)
+            for name, content in copies.items():
+                durable_files.replace(folder / name, content)
+            sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+            durable_files.replace(folder / SUMS, "".join(sums).encode())
+
+    def epochs(self) -> list[int]:
+        """Return the epochs of the checkpoints that were finished, ascending."""
+        if not self.path.exists():
+            return []
+        with self._manager() as manager:
+            return sorted(manager.all_steps())
+
+    def damage(self, epoch: int) -> str | None:
+        """Tell what is wrong with a checkpoint, in a few words; None if nothing is.
+
+        Args:
+          epoch: its name.
+        """
+        folder = self.path / str(epoch)
+        try:
+            lines = (folder / SUMS).read_text().splitlines()
+        except (OSError, ValueError):
+            return f"no {SUMS}: it was being written, or the file was removed"
+        sums = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
+        found = set(_files(folder))
+        for name in sorted(found | set(sums)):
+            if name not in found:
+                return f"{name} is missing"
+            if name not in sums:
+                return f"{name} is not in {SUMS}"
+            if _sha256(folder / name) != sums[name]:
+                return f"the checksum of {name} differs"
+        return None
+
+    def copy(self, epoch: int, name: str) -> bytes | None:
+        """Return a file that was kept with a checkpoint; None if there is none.
+
+        Args:
+          epoch: name of the checkpoint.
+          name: of the file.
+        """
+        path = self.path / str(epoch) / name
+        return path.read_bytes() if path.exists() else None
+
+    def remove(self, epoch: int) -> None:
+        """Remove a checkpoint.
+
+        Args:
+          epoch: its name.
+        """
+        shutil.rmtree(self.path / str(epoch))
+
+    def restore(self, epoch: int, like: Any) -> Any:
+        """Read a checkpoint into a pytree with the shapes and types of `like`.
+
+        Args:
+          epoch: its name.
+          like: pytree of arrays or of their shapes and types.
+
+        Raises:
+          ValueError: if it is missing, damaged, or of other shapes.
+        """
+        if damage := self.damage(epoch):
+            raise ValueError(damage)
+        args = _orbax().args.StandardRestore(_without_empty(like))
+        try:
+            with self._manager() as manager:
+                state = manager.restore(epoch, args=args)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(_first_line(error)) from error
+        return jax.tree.map(
+            lambda x, y: y if getattr(x, "size", 1) else np.zeros(x.shape, x.dtype), like, state
+        )
+
+    def _manager(self) -> Any:
+        options = _orbax().CheckpointManagerOptions(
+            max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
+        )
+        return _orbax().CheckpointManager(self.path, options=options)
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the names of all files in a checkpoint but its checksums, sorted."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def _without_empty(tree: Any) -> Any:
+    """Put a number in the place of each empty array, which orbax refuses to save."""
+    return jax.tree.map(lambda leaf: leaf if getattr(leaf, "size", 1) else np.zeros(1), tree)
+
+
+def _orbax() -> Any:
+    # Takes a second or two to import: only runs with checkpoints should wait for it.
+    import orbax.checkpoint
+
+    return orbax.checkpoint
