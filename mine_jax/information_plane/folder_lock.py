@@ -23,11 +23,11 @@ class FolderLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "w")  # noqa: SIM115 (open as long as the lock is held)
+        file = open(path, "w")  # noqa: SIM115 (open as long as the lock is held)
+        weakref.finalize(self, file.close)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
             raise
         except OSError:
             pass  # a file system without locks

@@ -386,7 +386,8 @@ def test_damaged_snapshot_is_named_and_the_other_epochs_are_measured(tmp_path):
     for epoch, warning in zip((3, 4), warned, strict=True):
         text = rf"{epoch}\.npz is damaged .*: epoch {epoch} is left out; add it again"
         assert re.search(text, str(warning.message))
-    assert records == expected[: len(records)]
+    values = [row["mi_nats"] for row in expected if row["epoch"] == 0]
+    assert [row["mi_nats"] for row in records] == values
     for epoch in (3, 4):
         again.add(epoch, layers_of(epoch))
     assert [row["epoch"] for row in again.plane().records] == [row["epoch"] for row in expected]
