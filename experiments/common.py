@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
@@ -65,13 +66,22 @@ def run(experiment: Callable[[], None]) -> None:
             raise app.UsageError(f"unexpected arguments {' '.join(argv[1:])}; flags begin with --")
         logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
         signal.signal(signal.SIGTERM, _interrupt)
+        warnings.showwarning = _show_warning
+        from mine_jax.information_plane.records import RunFolderError
+
         try:
             experiment()
+        except RunFolderError as error:
+            sys.exit(f"error: {error}. {_how_to_go_on()}")
         except KeyboardInterrupt as interrupt:
             print(f"\nInterrupted. {_how_to_go_on()}", file=sys.stderr, flush=True)
             sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
     app.run(main)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, _: object) -> None:

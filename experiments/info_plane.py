@@ -23,7 +23,7 @@ import common
 from absl import flags
 
 if TYPE_CHECKING:  # imported where needed, so that --help answers at once
-    from mine_jax.information_plane import PlaneConfig
+    from mine_jax.information_plane import PlaneConfig, Result
     from mine_jax.information_plane.records import RunFolder
     from mine_jax.lenet.datasets import Dataset
 
@@ -233,6 +233,37 @@ def value_table(rows: list[dict[str, Any]], training: list[dict[str, Any]]) -> s
     return common.markdown_table(["epoch", "accuracy", *names], lines)
 
 
+def write_results(
+    config: "PlaneConfig", folder: "RunFolder", description: dict, result: "Result"
+) -> str:
+    """Write findings, figures and pages of a run, and return the findings as a list in Markdown."""
+    from mine_jax import information_plane
+    from mine_jax.information_plane import figures, findings, records
+
+    rows, path = result.records, folder.path
+    found = findings.findings(rows, config.layers, description["class_entropy_nats"])
+    folder.write(records.FINDINGS, found)
+    sentences = "\n".join(f"- {sentence}" for sentence in found["sentences"])
+    figures.information_plane(rows, description, path / "information_plane.png")
+    figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
+    shown = information_plane.Plane(tuple(rows), description, tuple(result.training))
+    try:
+        shown.html(path / "information_plane.html")
+    except ImportError as error:
+        print(f"No information_plane.html: {error}")
+    if FLAGS.publish and not result.stopped:
+        suffix = "_poster" * (FLAGS.preset == "poster")
+        suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
+        suffix += f"_{description['dataset']}" * (description["dataset"] != "mnist")
+        suffix += f"_{config.num_seeds}_networks" * (config.num_seeds > 1)
+        paths = [path / f"{name}{suffix}.png" for name in FIGURES]
+        figures.information_plane(rows, description, paths[0])
+        figures.mi_over_epochs(rows, result.training, description, paths[1])
+        body = "\n\n".join([sentences, tables(config, rows, result.training)])
+        common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
+    return sentences
+
+
 def experiment() -> None:
     """Validate, load, run, draw, print."""
     with common.user_errors():
@@ -241,7 +272,6 @@ def experiment() -> None:
         clock = common.CompilationClock().start()
         folder, data, description = first_process_first(partial(open_run, config, devices))
     from mine_jax import information_plane, lenet
-    from mine_jax.information_plane import figures, findings, records
 
     first = common.is_first_process()
     show = partial(print, flush=True) if first else (lambda text: None)
@@ -257,36 +287,14 @@ def experiment() -> None:
     progress = first and (sys.stderr.isatty() if FLAGS.progress is None else FLAGS.progress)
     options = {"folder": folder, "progress": progress, "report": show}
     with common.device_mesh():
-        try:
-            result = information_plane.run(model, train, test, config, **options)
-        except records.RunFolderError as error:  # a damaged checkpoint
-            sys.exit(f"error: {error}")
+        result = information_plane.run(model, train, test, config, **options)
     if not first:
         if result.stopped:
             sys.exit(1)
         return
     drawing = time.perf_counter()
-    rows, path = result.records, folder.path
-    found = findings.findings(rows, config.layers, description["class_entropy_nats"])
-    folder.write(records.FINDINGS, found)
-    sentences = "\n".join(f"- {sentence}" for sentence in found["sentences"])
-    figures.information_plane(rows, description, path / "information_plane.png")
-    figures.mi_over_epochs(rows, result.training, description, path / "mi_over_epochs.png")
-    shown = information_plane.Plane(tuple(rows), description, tuple(result.training))
-    try:
-        shown.html(path / "information_plane.html")
-    except ImportError as error:
-        print(f"No information_plane.html: {error}")
-    if FLAGS.publish and not result.stopped:
-        suffix = "_poster" * (FLAGS.preset == "poster")
-        suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
-        suffix += f"_{data.name}" * (data.name != "mnist")
-        suffix += f"_{config.num_seeds}_networks" * (config.num_seeds > 1)
-        paths = [path / f"{name}{suffix}.png" for name in FIGURES]
-        figures.information_plane(rows, description, paths[0])
-        figures.mi_over_epochs(rows, result.training, description, paths[1])
-        body = "\n\n".join([sentences, tables(config, rows, result.training)])
-        common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
+    with folder.writing():
+        sentences = write_results(config, folder, description, result)
     end = time.perf_counter()
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]
     print(f"\nFindings\n{sentences}\n\nFinal test accuracy {', '.join(accuracies)}")
@@ -295,7 +303,7 @@ def experiment() -> None:
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in parts.items())}; total "
         f"{end - START:.1f}. Of these: compilation {clock.seconds:.1f} for "
         f"{clock.programs} programs, {clock.cache_hits} of them from the compilation cache, and "
-        f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(path)}"
+        f"tracing {clock.tracing:.1f}\nWritten to {os.path.relpath(folder.path)}"
     )
     if result.stopped:
         sys.exit(f"error: {result.stopped}")

@@ -1,0 +1,142 @@
+"""The main job as a process of its own, and the comparison of what two of them wrote."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+PROGRAM = Path(__file__).parents[1] / "info_plane.py"
+# A main job of a minute: all layers, both planes, four probes.
+SHORT = ("--dataset=mnist_5k", "--epochs=3", "--probe_every=1", "--max_steps=200")
+ROWS = ("training.jsonl", "records.jsonl")
+TIMES = ("seconds", "crc32")  # entries of rows that no two runs share
+# Written from the rows alone, so that they are equal bit for bit.
+DERIVED = (
+    "findings.json",
+    "information_plane.png",
+    "mi_over_epochs.png",
+    "information_plane.html",
+)
+
+
+class Outcome(NamedTuple):
+    """How a process ended.
+
+    Attributes:
+      status: exit status; negative for a signal.
+      seconds: wall-clock seconds from its start to its end.
+      output: standard output.
+      errors: standard error.
+    """
+
+    status: int
+    seconds: float
+    output: str
+    errors: str
+
+    @property
+    def message(self) -> str:
+        """Last line of standard error."""
+        return next(iter(self.errors.strip().splitlines()[::-1]), "")
+
+
+def start(folder: Path, *arguments: str, cache: Path) -> subprocess.Popen:
+    """Start the main job in the background.
+
+    Args:
+      folder: its --out_dir; standard output and error go to files beside it.
+      arguments: other flags.
+      cache: folder for compiled programs.
+    """
+    command = [sys.executable, str(PROGRAM), f"--out_dir={folder}", "--noprogress"]
+    command += [f"--compilation_cache={cache}", *arguments]
+    paths = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
+    with open(paths[0], "w") as output, open(paths[1], "w") as errors:
+        return subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+
+
+def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float = 900) -> Outcome:
+    """Wait for a process of `start`.
+
+    Args:
+      process: it.
+      folder: its --out_dir.
+      since: its start, by `time.perf_counter`.
+      timeout: seconds until it is killed, which counts as hanging.
+    """
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    seconds = time.perf_counter() - since
+    texts = [folder.with_name(f"{folder.name}.{name}").read_text() for name in ("out", "err")]
+    return Outcome(process.returncode, seconds, *texts)
+
+
+def run(folder: Path, *arguments: str, cache: Path) -> Outcome:
+    """Run the main job to its end, see `start`."""
+    since = time.perf_counter()
+    return finish(start(folder, *arguments, cache=cache), folder, since)
+
+
+def whole(folder: Path, arguments: Sequence[str], cache: Path) -> Outcome:
+    """Return the outcome of a run without faults, which is run where it is not there yet.
+
+    Args:
+      folder: its --out_dir.
+      arguments: other flags.
+      cache: folder for compiled programs.
+    """
+    note = folder.with_name(f"{folder.name}.json")
+    if not note.exists():
+        run(folder.with_name(f"{folder.name}_compiles"), *arguments, cache=cache)
+        outcome = run(folder, *arguments, cache=cache)
+        if outcome.status:
+            raise RuntimeError(f"the run without faults failed: {outcome.errors}")
+        note.write_text(json.dumps(outcome))
+    return Outcome(*json.loads(note.read_text()))
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """Return sentences on what a run wrote that another one did not; none if all is equal.
+
+    Rows are compared bit for bit apart from their times, files made of them as they are.
+
+    Args:
+      folder: of the run.
+      expected: of the other one.
+    """
+    found = []
+    for name in ROWS:
+        ours, theirs = (_rows(each / name) for each in (folder, expected))
+        if ours != theirs:
+            same = sum(a == b for a, b in zip(ours, theirs, strict=False))
+            found.append(f"{name}: {same} of {len(theirs)} rows are equal, and {len(ours)} there")
+    for name in DERIVED:
+        paths = [each / name for each in (folder, expected)]
+        if not paths[0].exists() or paths[0].read_bytes() != paths[1].read_bytes():
+            found.append(f"{name} differs")
+    return found
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files in a folder.
+
+    Args:
+      folder: the folder.
+    """
+    return sum(
+        os.path.getsize(os.path.join(place, name))
+        for place, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _rows(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
