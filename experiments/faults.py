@@ -19,12 +19,15 @@ from fault_injection import Table, table_from_file
 
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
-PARTS: tuple[str, ...] = ()
+PARTS = ("kills",)
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.DEFINE_list("parts", list(PARTS), "Parts to measure; empty to write the page alone.")
 flags.DEFINE_integer("times", None, "Repetitions of each random fault; default: the part's own.")
+flags.DEFINE_string(
+    "data_dir", None, "Folder with the IDX files of MNIST: the part kills takes the main job, too."
+)
 flags.DEFINE_string("out_dir", "runs/faults", "Folder for tables and for runs with faults.")
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROGRAM = Path(__file__).parents[1] / "info_plane.py"
-# A main job of a minute: all layers, both planes, four probes.
-SHORT = ("--dataset=mnist_5k", "--epochs=3", "--probe_every=1", "--max_steps=200")
+# A main job of half a minute: all layers, both planes, four probes.
+SHORT = (
+    *("--dataset=mnist_5k", "--probe_size=1000", "--epochs=3", "--probe_every=1"),
+    "--max_steps=100",
+)
 ROWS = ("training.jsonl", "records.jsonl")
 TIMES = ("seconds", "crc32")  # entries of rows that no two runs share
 # Written from the rows alone, so that they are equal bit for bit.
