@@ -1,12 +1,12 @@
 """What the value of an argument or of a configuration's field is: a number, a choice, a flag."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 LARGEST = (1 << 31) - 1  # JAX counts with 32 bits
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def is_integer(value: Any) -> bool:
@@ -74,4 +74,4 @@ def is_in_float32(value: Any) -> bool:
     Args:
       value: any object.
     """
-    return is_real(value) and math.isfinite(value) and abs(value) <= np.finfo(np.float32).max
+    return is_real(value) and bool(abs(value) <= LARGEST_FLOAT)  # False for NaN

@@ -233,7 +233,7 @@ def test_group_rows_refuses_with_a_reason(options, message):
 def test_split_of_unequal_groups_is_refused_or_reported():
     codes = np.minimum(np.arange(N), 7)
     with pytest.raises(
-        ValueError, match="too few or too unequal: .* one part leaves 0 for training"
+        ValueError, match=r"too few or too unequal: .* one part leaves 0 for training"
     ):
         split(KEY, N, MineConfig(), grouped(codes))
     codes = np.r_[np.zeros(700, int), np.repeat(np.arange(1, 31), 10)]
