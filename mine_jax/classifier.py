@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 
 from mine_jax import class_labels, devices, flax_model
 from mine_jax.compilation import jit
+from mine_jax.value_checks import LARGEST, integer_problems, is_in_float32
 
 OnProgress = Callable[[int, int, float], None]
 Array = jax.Array | np.ndarray
@@ -47,7 +48,7 @@ class ClassifierConfig:
       momentum: fraction of the previous step that is kept, in [0, 1).
 
     Raises:
-      ValueError: if a value is out of its range.
+      ValueError: naming every value that is out of its range.
     """
 
     batch_size: int = 128
@@ -55,12 +56,13 @@ class ClassifierConfig:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; give at least 1")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate is {self.learning_rate}; give a positive number")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; give a number in [0, 1)")
+        problems = integer_problems(self, {"batch_size": (1, LARGEST)})
+        if not is_in_float32(self.learning_rate) or not self.learning_rate > 0:
+            problems.append(f"learning_rate must be a positive number, got {self.learning_rate!r}")
+        if not is_in_float32(self.momentum) or not 0 <= self.momentum < 1:
+            problems.append(f"momentum must be a number in [0, 1), got {self.momentum!r}")
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 class ClassifierState(NamedTuple):

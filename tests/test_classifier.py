@@ -1,6 +1,7 @@
 """Tests of the classifier: an epoch against plain SGD, blocks against the whole, compilations."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,12 @@ def assert_trees_close(a, b, **tolerance):
     ("field", "value"),
     [
         ("batch_size", 0),
+        ("batch_size", "128"),
+        ("batch_size", 1e30),
+        ("batch_size", True),
+        ("learning_rate", None),
+        ("learning_rate", 1e300),
+        ("momentum", True),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
@@ -65,7 +72,7 @@ def assert_trees_close(a, b, **tolerance):
     ],
 )
 def test_classifier_config_value_out_of_range_raises_with_name_and_value(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}"):
+    with pytest.raises(ValueError, match=rf"{field} must .*got {re.escape(repr(value))}"):
         classifier.ClassifierConfig(**{field: value})
 
 

@@ -432,10 +432,12 @@ def _earlier_states(
 def check_size(n: int, config: MineConfig) -> int:
     """Return n; raise ValueError if so many samples are too few."""
     test, validation = sizes(n, config)
-    if min(test, validation, n - test - validation) < 2:
+    train = n - test - validation
+    if min(test, validation, train) < 2:
         raise ValueError(
-            f"{n} samples are too few: training, validation and test need at least 2 each with "
-            f"folds = {config.folds} and validation_fraction = {config.validation_fraction}"
+            f"{n} samples are too few: {test} of them would test (1 of {config.folds} parts), "
+            f"{validation} validate (validation_fraction = {config.validation_fraction}) and "
+            f"{train} train, and each needs at least 2; give more samples"
         )
     return n
 

@@ -11,7 +11,7 @@ import numpy as np
 from mine_jax.estimate.candidates import candidates
 from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
-from mine_jax.estimate.preparation import check_not_empty, on_device, prepare, shared_axes
+from mine_jax.estimate.preparation import on_device, prepare, shared_axes
 from mine_jax.estimate.result import Estimate
 from mine_jax.estimate.splitting import Grouping, group_rows, split, split_key
 from mine_jax.estimate.variables import Variable, read_variables
@@ -77,7 +77,8 @@ def lower_bound(
       An `Estimate`; for a mapping, a dict of them with the same names.
 
     Raises:
-      TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x a mapping.
+      TypeError: if `key` is no PRNG key, `config` no `MineConfig`, `on_progress` no function, or x
+        a mapping.
       ValueError: if numbers of samples differ or are too small, values are missing or not finite,
         there are too many labels, x or z cannot be read otherwise, `init` does not fit, or groups
         or blocks are too few.
@@ -101,6 +102,8 @@ def lower_bound(
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress must be a function of three arguments, got {on_progress!r}")
     with progress_bar("lower_bound", verbose, on_progress) as report:
         pairs = candidate_pairs(
             *(x_variable, z_variables, config, key, grouping),
@@ -145,8 +148,6 @@ def candidate_pairs(
     named = (config.x_encoder, config.z_encoder) != ("auto", "auto")
     if config.preparation != "auto" or (config.network != "auto" and not named):
         return {name: [pair] for name, pair in prepare_pairs(x, z, config).items()}
-    for name, side in {"x": x, **z}.items():
-        check_not_empty(side.values, name)
     rows = split(split_key(key), check_size(len(x.values), config), config, grouping)
     return {
         name: candidates(x, side, rows, ("x", name), config, on_stage, every)

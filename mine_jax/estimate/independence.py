@@ -32,10 +32,12 @@ from mine_jax.mine import MineConfig
 from mine_jax.mine.checks import check_key
 from mine_jax.mine.evaluation import score_groups
 from mine_jax.mine.stack import Array
+from mine_jax.value_checks import is_integer
 
 # By Bonferroni: half of the level is the correlations', a quarter each network's.
 CORRELATION_FACTOR, NETWORK_FACTOR = 2, 4
 MIN_PERMUTATIONS = 99  # fewer cannot give a p-value of 0.05
+MAX_PERMUTATIONS = 1_000_000  # minutes for the correlations of 1,000 rows
 MIN_ORDERS = 1000  # of the groups of a half of the samples; fewer are refused
 MAX_CHUNK = 512  # groups that change places with one another: their scores are held at once
 MAX_CORRELATED = 32  # columns of a side; of more the first so many principal components
@@ -130,8 +132,8 @@ def independence_test(
 
     Raises:
       TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x or z a mapping.
-      ValueError: as `lower_bound`; if `permutations` is no integer of at least `MIN_PERMUTATIONS`,
-        or groups or blocks have too few orders.
+      ValueError: as `lower_bound`; if `permutations` is no integer from `MIN_PERMUTATIONS` to
+        `MAX_PERMUTATIONS`, or groups or blocks have too few orders.
     """
     key = jax.random.key(0) if key is None else check_key(key, "independence_test(key=…)")
     config = MineConfig() if config is None else config
@@ -139,11 +141,11 @@ def independence_test(
         raise TypeError(f"config must be a MineConfig, got {config!r}")
     if isinstance(x, Mapping) or isinstance(z, Mapping):
         raise TypeError("x and z must be one array each; test the arrays of a mapping one by one")
-    whole = isinstance(permutations, int | np.integer) and not isinstance(permutations, bool)
-    if not whole or permutations < MIN_PERMUTATIONS:
+    limits = MIN_PERMUTATIONS, MAX_PERMUTATIONS
+    if not is_integer(permutations) or not limits[0] <= permutations <= limits[1]:
         raise ValueError(
-            f"permutations must be an integer of at least {MIN_PERMUTATIONS}, got "
-            f"{permutations!r}: the smallest p-value is {NETWORK_FACTOR} / (1 + permutations)"
+            f"permutations must be an integer of at least {limits[0]} and at most {limits[1]:,}, "
+            f"got {permutations!r}: the smallest p-value is {NETWORK_FACTOR} / (1 + permutations)"
         )
     config = dataclasses.replace(config, folds=2, cross_fit=True)
     x_side, z_sides = read_variables(x, {"z": z}, discrete)

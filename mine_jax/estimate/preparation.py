@@ -396,7 +396,9 @@ def _float_columns(values: ArrayLike, name: str) -> np.ndarray:
 def check_not_empty(values: np.ndarray, name: str) -> None:
     """Raise ValueError unless there are samples and columns."""
     if values.ndim == 0 or values.size == 0:
-        raise ValueError(f"{name} must be (n, …) with samples and columns, got {values.shape}")
+        raise ValueError(
+            f"{name} must be (n, …) with samples and columns, got shape {values.shape}"
+        )
 
 
 def _check_finite(columns: np.ndarray, name: str) -> None:

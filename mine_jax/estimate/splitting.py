@@ -13,6 +13,7 @@ from mine_jax.estimate.variables import Variable, is_missing
 from mine_jax.mine import MineConfig
 from mine_jax.mine.padding import next_power_of_two, pad_rows
 from mine_jax.mine.stack import Array
+from mine_jax.value_checks import is_integer
 
 MAX_COPIES = 0.01  # of the rows; more are reported
 MAX_UNUSED = 0.5  # of the rows; more are reported
@@ -178,8 +179,6 @@ def group_rows(
         different ones, or `blocks` is not an integer that makes enough blocks of `MIN_BLOCK` rows.
     """
     warnings: dict[str, tuple[str, ...]] = dict.fromkeys(z, ())
-    if not all(side.values.ndim and side.values.size for side in (x, *z.values())):
-        return None, warnings  # which `prepare` refuses
     n = len(x.values)
     if groups is not None and blocks is not None:
         raise ValueError("give groups or blocks, not both: a block is a group of rows")
@@ -214,8 +213,9 @@ def group_rows(
     if num_groups < config.folds + 2:
         what = "blocks" if blocks is not None else "groups" if groups is not None else "rows"
         raise ValueError(
-            f"{num_groups} {what} are too few, with copies of rows joined: folds = {config.folds} "
-            f"needs {config.folds + 2}, one to test in each fold beside training and validation"
+            f"{num_groups} {what} are too few, with copies of rows joined: at least "
+            f"{config.folds + 2} are needed, one for each of {config.folds} test parts, one for "
+            "training and one for validation"
         )
     return Grouping(codes, boundaries, gap), warnings
 
@@ -261,9 +261,9 @@ def _split_groups(
         length = min(map(len, rows))
         if length < 2:
             raise ValueError(
-                f"groups are too few or too unequal: a fold has {length} rows for "
-                f"{('training', 'validation', 'testing')[which]}; make groups smaller, or choose "
-                f"other folds than {config.folds}"
+                f"groups are too few or too unequal: of {n} rows in {config.folds} test parts, "
+                f"one part leaves {length} for {('training', 'validation', 'testing')[which]}; use "
+                "more groups, or smaller ones"
             )
         parts.append(np.stack([each[:length] for each in rows]).astype(np.int32))
     return Splits(*parts)
@@ -324,10 +324,15 @@ def _codes_of(groups: Any, n: int) -> np.ndarray:
 def _cut(blocks: int, n: int, config: MineConfig) -> np.ndarray:
     """Return the first row of each block but the first one."""
     least, most = config.folds + 2, n // MIN_BLOCK
-    whole = isinstance(blocks, int | np.integer) and not isinstance(blocks, bool)
-    if not whole or not least <= blocks <= most:
+    parts = f"one for each of {config.folds} test parts, one for training and one for validation"
+    if most < least:
         raise ValueError(
-            f"blocks must be an integer from {least} (folds + 2) to {most} (of {MIN_BLOCK} rows "
+            f"{n} rows are too few for blocks={blocks!r}: at least {least} blocks are needed, "
+            f"{parts}, of {MIN_BLOCK} rows each; give at least {least * MIN_BLOCK} rows"
+        )
+    if not is_integer(blocks) or not least <= blocks <= most:
+        raise ValueError(
+            f"blocks must be an integer from {least} ({parts}) to {most} (of {MIN_BLOCK} rows "
             f"each), got {blocks!r}"
         )
     return np.arange(1, blocks) * n // blocks

@@ -14,20 +14,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from mine_jax.estimate.arrays import MAX_EXACT, to_array
 from mine_jax.estimate.image_moments import image_shape
-from mine_jax.estimate.preparation import MAX_LABELS, as_labels
+from mine_jax.estimate.preparation import MAX_LABELS, as_labels, check_not_empty
 
 MAX_ONCE = 0.9  # of the rows may hold labels that occur once
-MAX_EXACT = 1 << 53  # up to which float64 tells integers apart
 MIN_COUNT = 10  # rows from which a class can be learned
 MIN_SHARE = 0.9  # of the rows, in values that are that frequent
 MAX_UNORDERED = 10  # different values up to which an order tells nothing more
 MAX_FRACTIONS = 20  # different values up to which numbers with fractions are labels
 MAX_CATEGORIES = 100  # of the text in several columns, which become columns of zeros and ones
-MAX_SPARSE = 1 << 28  # elements of a sparse matrix that still fit as a dense one
 MAX_NAMED = 3  # columns that an error message names
 BLOCK_ELEMENTS = 1 << 20  # numbers in a block of rows whose digests are computed
-CPU_DEVICES = (1, 3)  # of DLPack: memory of the CPU, pinned or not
 # What is wrong with a value, and what to do.
 MISSING = "missing", "drop these rows of x and z, or fill them in"
 INFINITE = "infinite", "drop these rows of x and z, or limit them"
@@ -84,9 +82,11 @@ def read_variables(
     x_read = read_variable(x, "x", for_x)
     z_read = {name: read_variable(values, name, for_z[name]) for name, values in z.items()}
     sides = [("x", x_read), *((name if name != "x" else "x of z", z_read[name]) for name in z_read)]
-    lengths = {name: len(side.values) if side.values.ndim else 0 for name, side in sides}
+    for name, side in sides:
+        check_not_empty(side.values, name)
+    lengths = {name: len(side.values) for name, side in sides}
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"x and z must have the same number of samples, got {lengths}")
+        raise ValueError(f"x and z must have the same number of samples, in pairs, got {lengths}")
     for name, side in sides:
         refuse_identifiers(side, name)
     return x_read, z_read
@@ -190,54 +190,11 @@ def is_missing(value: Any) -> bool:
     """Tell whether a Python object stands for a missing value: None, NaN, NaT or pandas' NA."""
     if value is None or type(value).__name__ == "NAType":
         return True
-    different = value != value
-    return isinstance(different, bool | np.bool_) and bool(different)
-
-
-def to_array(values: Any, name: str) -> np.ndarray:
-    """Return samples as an array of numbers, booleans, text, dates or objects.
-
-    Args:
-      values: as for `read_variable`, except frames.
-      name: name of the variable in error messages.
-
-    Raises:
-      ValueError: if they are not on the CPU, too many for a dense matrix, or no array.
-    """
-    if hasattr(values, "toarray") and hasattr(values, "nnz"):
-        size = math.prod(values.shape)
-        if size > MAX_SPARSE:
-            raise ValueError(
-                f"{name} is a sparse matrix with {size:,} elements, more than the {MAX_SPARSE:,} "
-                "that fit as a dense one: reduce its columns, for example by a truncated singular "
-                "value decomposition"
-            )
-        values = values.toarray()
-    elif hasattr(values, "detach") and hasattr(values, "cpu"):
-        values = _detached(values, name)
-    elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
-        if values.__dlpack_device__()[0] not in CPU_DEVICES:
-            raise ValueError(f"{name} is not in the CPU's memory: copy it to a NumPy array")
-        values = np.from_dlpack(values)
-    elif isinstance(values, np.ma.MaskedArray):
-        masked = values.mask
-        values = values.data
-        if np.any(masked):
-            values = values.astype(object)
-            values[masked] = None
     try:
-        array = np.asarray(values)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} cannot be read as an array, whose samples all have the same shape: {error}"
-        ) from error
-    if array.dtype.kind in "US" and isinstance(values, list | tuple):
-        objects = np.asarray(values, object)  # NumPy turns NaN beside text into the text "nan"
-        if not all(isinstance(value, str | bytes) for value in objects.ravel()):
-            array = objects
-    if array.dtype == object and array.ndim == 0:
-        raise ValueError(f"{name} cannot be read as an array: it is a {type(values).__name__}")
-    return array
+        different = value != value
+    except ArithmeticError:  # of decimal's signaling NaN
+        return True
+    return isinstance(different, bool | np.bool_) and bool(different)
 
 
 def refuse_identifiers(side: Variable, name: str) -> None:
@@ -265,6 +222,8 @@ def _decide(array: np.ndarray, name: str, discrete: Discrete) -> Variable:
     """Decide what an array of numbers or booleans is, (n, …)."""
     shape = array.shape
     _check_type(array.dtype, name)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = _rounded(array, name)
     if array.dtype.kind not in "biu":
         _check_rows(_by_column(np.isnan, array), name, *MISSING)
         _check_rows(_by_column(np.isinf, array), name, *INFINITE)
@@ -345,6 +304,18 @@ def _labels(values: np.ndarray, name: str) -> Variable:
     return Variable(codes.astype(np.int32), "labels", (len(codes),))
 
 
+def _rounded(array: np.ndarray, name: str) -> np.ndarray:
+    """Return long doubles as float64; raise ValueError if different ones become equal."""
+    with np.errstate(over="ignore"):
+        floats = array.astype(np.float64)
+    if len(np.unique(floats)) < len(np.unique(array)):
+        raise ValueError(
+            f"{name} holds {array.dtype} numbers that float64 does not tell apart: subtract their "
+            "mean, or divide them"
+        )
+    return floats
+
+
 def _floats(array: np.ndarray) -> np.ndarray:
     """Return numbers as float32 where it holds all of their type, else as float64."""
     single = np.result_type(array.dtype, np.float32) == np.float32
@@ -368,18 +339,6 @@ def _discrete_sides(discrete: Any, names: list[str]) -> tuple[Discrete, dict[str
 
 
 # --- Reading --------------------------------------------------------------------------------------
-
-
-def _detached(tensor: Any, name: str) -> Any:
-    """Return a tensor of torch as one that NumPy reads."""
-    if tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name} is a tensor on the device {tensor.device}: bring it to the CPU, {name}.cpu()"
-        )
-    tensor = tensor.detach()
-    if tensor.is_sparse:
-        tensor = tensor.to_dense()
-    return tensor.float() if "bfloat16" in str(tensor.dtype) else tensor
 
 
 def _frame_fields(values: Any, name: str) -> list[_Field] | None:

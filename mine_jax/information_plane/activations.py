@@ -4,15 +4,16 @@ import math
 import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
-from mine_jax.estimate.variables import to_array
+from mine_jax.estimate.arrays import to_array
+from mine_jax.value_checks import is_choice
 
 Channels = Literal["first", "last"]
-CHANNELS = (None, "first", "last")
+CHANNELS = (None, *get_args(Channels))
 ACTIVATIONS_WANTED = (
     'activations must be a mapping of names to arrays, such as {"hidden": array}, or an iterable '
     "of such mappings for batches"
@@ -20,6 +21,8 @@ ACTIVATIONS_WANTED = (
 MUCH_MEMORY = 1 << 30  # bytes from which the memory of a snapshot is worth a warning
 COPIES = 3  # of a layer's activations that are held at once while it is measured
 LARGEST, SMALLEST = 1e14, 1e-14  # magnitudes whose squares, and sums of these, float32 can hold
+MIN_RELATIVE_VARIANCE = 1e-10  # beside the mean square: below, float32 holds rounding alone
+MIN_RELATIVE_VARIANCE_64 = 1e-26  # likewise float64
 
 
 def read_activations(
@@ -43,30 +46,51 @@ def read_activations(
         numbers of samples are not n, or an array has no columns, no numbers, or is not on the CPU.
     """
     check_channels(channels)
-    layers = {}
-    for name, values in _concatenated(activations).items():
-        array = values if isinstance(values, np.ndarray) else to_array(values, name)
-        real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-        if not (real or array.dtype == bool):
-            raise ValueError(f"activations of {name} must be real numbers, got {array.dtype}")
-        if array.ndim == 0 or len(array) != n:
-            raise ValueError(
-                f"activations of {name} have shape {array.shape}, but there are {n:,} labels: give "
-                "all of these samples, in their order"
-            )
-        if math.prod(array.shape[1:]) == 0:
-            raise ValueError(f"activations of {name} have no columns: shape {array.shape}")
-        if array.ndim != 4 or channels is None:
-            array = array.reshape(n, -1)
-        elif channels == "first":
-            array = np.moveaxis(array, 1, -1)
-        layers[name] = array
-    return layers
+    return {
+        name: read_layer(values, f"activations of {name}", n, channels)
+        for name, values in _concatenated(activations).items()
+    }
+
+
+def read_layer(values: Any, name: str, n: int, channels: Channels | None = None) -> np.ndarray:
+    """Read one layer, or what is given to the network.
+
+    Args:
+      values: (n, …).
+      name: what it is, for messages.
+      n: number of samples.
+      channels: see `read_activations`.
+
+    Returns:
+      (n, features) or (n, h, w, c), as `read_activations`.
+
+    Raises:
+      ValueError: likewise.
+    """
+    array = to_array(values, name)
+    if array.dtype == object:
+        raise ValueError(
+            f"{name} must be an array of real numbers, none of them missing or masked, got "
+            "dtype object"
+        )
+    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    if not (real or array.dtype == bool):
+        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim == 0 or len(array) != n:
+        raise ValueError(
+            f"{name} must have a row for each of the {n:,} labels, in their order, got shape "
+            f"{array.shape}"
+        )
+    if math.prod(array.shape[1:]) == 0:
+        raise ValueError(f"{name} must have columns, got shape {array.shape}")
+    if array.ndim != 4 or channels is None:
+        return array.reshape(n, -1)
+    return np.moveaxis(array, 1, -1) if channels == "first" else array
 
 
 def check_channels(channels: Any) -> None:
     """Raise ValueError unless `channels` is "first", "last" or None."""
-    if channels not in CHANNELS:
+    if channels is not None and not is_choice(channels, get_args(Channels)):
         raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}")
 
 
@@ -137,7 +161,20 @@ def reason_not_measured(values: np.ndarray, name: str, epoch: int) -> str | None
         return f"{name} has values beyond ±{LARGEST:.0e} in {rows:,} {place} Scale it down."
     if 0 < sizes.max() < SMALLEST:
         return f"{name} has no value beyond ±{SMALLEST:.0e} in {len(values):,} {place} Scale it up."
+    if values.dtype.itemsize > 4 and _is_lost_beside_mean(values):
+        return (
+            f"{name} varies too little beside its mean for float32 in {len(values):,} {place} "
+            "Subtract the mean of each unit."
+        )
     return None
+
+
+def _is_lost_beside_mean(values: np.ndarray) -> bool:
+    """Tell whether numbers of 64 bits vary by more than their rounding, but less than float32's."""
+    columns = values.reshape(len(values), -1).astype(np.float64)
+    square = np.mean(np.square(columns))
+    variance = np.mean(np.square(columns - columns.mean(axis=0)))
+    return bool(MIN_RELATIVE_VARIANCE_64 * square < variance <= MIN_RELATIVE_VARIANCE * square)
 
 
 def _concatenated(activations: Any) -> dict[str, Any]:

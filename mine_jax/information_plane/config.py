@@ -13,6 +13,7 @@ from flax import linen as nn
 from mine_jax import estimate
 from mine_jax.classifier import ClassifierConfig
 from mine_jax.mine import MineConfig
+from mine_jax.value_checks import LARGEST, flag_problems, integer_problems, is_choice, is_real
 
 Noise = Literal["layer", "unit", "absolute"]
 Plane = Literal["observed", "deterministic"]
@@ -50,7 +51,16 @@ NOISY_Y_CONFIG = replace(
 POSTER_CONFIG = MineConfig.published(max_steps=ROUND_CONFIG.max_steps)
 MIN_SPLIT_SAMPLES = 2  # of each kind: a standard error needs two
 MIN_AUTO_SAMPLES = 8  # ln 8 = 2.08: below, a layer could hold hardly more than a nat
-MINIMA = {"epochs": 0, "probe_every": 1, "probe_size": 20, "seed": 0, "num_seeds": 1}
+LIMITS = {
+    "epochs": (0, LARGEST),
+    "probe_every": (1, LARGEST),
+    "probe_size": (20, LARGEST),
+    "seed": (0, 2**32 - 1),  # JAX would truncate larger seeds
+    "num_seeds": (1, LARGEST),
+}
+FLAGS = ("warm_start", "deterministic", "population", "share_networks")
+LARGEST_NOISE = 1e14  # times a layer of unit variance; its square fits into float32
+NETWORKS = ("mine", "noisy_x_mine", "noisy_y_mine")
 SHARED_BY_NETWORKS = ("folds", "validation_fraction")  # fields that fix the split
 
 
@@ -110,21 +120,38 @@ class PlaneConfig:
     noisy_y_mine: MineConfig = NOISY_Y_CONFIG
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least {minimum}, got {getattr(self, name)}"
-            for name, minimum in MINIMA.items()
-            if getattr(self, name) < minimum
-        ]
-        if self.seed + self.num_seeds > 1 << 32:  # JAX would truncate larger seeds
+        problems = integer_problems(self, LIMITS) + flag_problems(self, FLAGS)
+        if not problems and self.seed + self.num_seeds > 1 << 32:
             problems.append(
                 f"seed + num_seeds must be at most 2^32, got {self.seed} + {self.num_seeds}"
             )
-        if not self.layers or len(set(self.layers)) != len(self.layers):
-            problems.append(f"layers must be one or more different names, got {self.layers}")
+        if not _are_names(self.layers) or not self.layers:
+            problems.append(
+                f"layers must be a tuple of one or more different names, got {self.layers!r}"
+            )
+        if not _are_names(self.also) or not set(self.also) <= set(COMPARISONS):
+            problems.append(
+                f"also must be a tuple of names out of {COMPARISONS}, got {self.also!r}"
+            )
+        for name, kind in {
+            "classifier": ClassifierConfig,
+            **dict.fromkeys(NETWORKS, MineConfig),
+        }.items():
+            if not isinstance(getattr(self, name), kind):
+                problems.append(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         problems += self._noise_problems()
-        if unknown := [name for name in self.also if name not in COMPARISONS]:
-            problems.append(f"also must be names out of {COMPARISONS}, got {unknown}")
-        configs = (self.mine, self.noisy_x_mine, self.noisy_y_mine)
+        if not problems:
+            problems += self._combination_problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _combination_problems(self) -> list[str]:
+        problems = []
+        if not (self.noise_std or self.deterministic):
+            problems.append("noise_std = 0 without deterministic leaves no plane to measure")
+        if self.also and not self.noise_std:
+            problems.append("also needs observed layers: set noise_std above 0")
+        configs = [getattr(self, name) for name in NETWORKS]
         if any(config.cross_fit for config in configs):
             problems.append("statistics networks of a run share one split: set cross_fit=False")
         for name in SHARED_BY_NETWORKS:
@@ -132,28 +159,22 @@ class PlaneConfig:
                 problems.append(f"all statistics networks must have one {name}, got {values}")
         if len({config.preparation for config in configs[1:]}) > 1:
             problems.append("noisy_x_mine and noisy_y_mine must have the same preparation")
-        if problems:
-            raise ValueError("; ".join(problems))
+        return problems
 
     def _noise_problems(self) -> list[str]:
-        if self.noise == "relative":
+        if is_choice(self.noise, ["relative"]):
             return ['noise="relative" is called "unit" now']
-        if self.noise not in get_args(Noise):
+        if not is_choice(self.noise, get_args(Noise)):
             return [f"noise must be one of {get_args(Noise)}, got {self.noise!r}"]
         if isinstance(self.noise_std, str) and self.noise_std == "auto":
             if self.noise == "layer":
                 return []
             return [f'noise_std="auto" goes with noise="layer"; give a number for {self.noise!r}']
-        number = isinstance(self.noise_std, int | float) and not isinstance(self.noise_std, bool)
-        if not number or not 0 <= self.noise_std < math.inf:
+        if not is_real(self.noise_std) or not 0 <= self.noise_std <= LARGEST_NOISE:
             return [
-                'noise_std must be "auto" or a finite number of at least 0, one for all layers, '
-                f"got {self.noise_std!r}"
+                'noise_std must be "auto" or a finite number of at least 0 and at most '
+                f"{LARGEST_NOISE:.0e}, one for all layers, got {self.noise_std!r}"
             ]
-        if not (self.noise_std or self.deterministic):
-            return ["noise_std = 0 without deterministic leaves no plane to measure"]
-        if self.also and not self.noise_std:
-            return ["also needs observed layers: set noise_std above 0"]
         return []
 
     @property
@@ -197,6 +218,15 @@ class PlaneConfig:
     def probe_epochs(self) -> tuple[int, ...]:
         """Epochs after which the layers are probed."""
         return tuple(range(0, self.epochs + 1, self.probe_every))
+
+
+def _are_names(values: Any) -> bool:
+    """Tell whether a value is a tuple of different texts."""
+    return (
+        isinstance(values, tuple)
+        and all(isinstance(name, str) for name in values)
+        and len(set(values)) == len(values)
+    )
 
 
 def seed_keys(seed: int) -> dict[str, jax.Array]:
@@ -307,6 +337,8 @@ def values_of(value: Any) -> Any:
         return {
             item.name: values_of(getattr(value, item.name)) for item in dataclasses.fields(value)
         }
+    if isinstance(value, np.generic):
+        return value.item()
     return list(value) if isinstance(value, tuple) else value
 
 

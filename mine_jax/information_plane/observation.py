@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from mine_jax import estimate
 from mine_jax.estimate import Splits, preparation
 from mine_jax.information_plane import brackets, comparisons
-from mine_jax.information_plane.activations import reason_not_measured
+from mine_jax.information_plane.activations import MIN_RELATIVE_VARIANCE, reason_not_measured
 from mine_jax.information_plane.brackets import Bracket
 from mine_jax.information_plane.config import PlaneConfig
 from mine_jax.information_plane.targets import Target
@@ -29,8 +29,10 @@ WIDTHS = (128, 256, 512, 1024)
 Y_WIDTH = 128  # of the networks of I(Y;T), which over-fit with more (BUILD_NOTES, decision 9)
 AXES_ROWS = 5000  # training samples that give the axes: a quarter of the multiplications for 20,000
 MAX_LOST_NATS = 0.05  # that the axes left out may hold
-MIN_RELATIVE_VARIANCE = 1e-10  # beside the mean square: below, the variance is rounding
-NO_VARIANCE = "The layer has no variance: it tells nothing, and the value is 0."
+NO_VARIANCE = (
+    "The layer has no variance beyond rounding: it tells nothing, and the value is 0. If it is "
+    "small beside a large mean, subtract the mean of each unit."
+)
 
 
 class View(NamedTuple):

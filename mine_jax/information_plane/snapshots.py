@@ -10,12 +10,12 @@ import numpy as np
 from mine_jax import estimate
 from mine_jax.estimate import Splits
 from mine_jax.estimate.splitting import split_key
-from mine_jax.estimate.variables import to_array
 from mine_jax.information_plane.activations import (
     Channels,
     check_channels,
     check_epoch,
     read_activations,
+    read_layer,
     warn_of_memory,
 )
 from mine_jax.information_plane.config import Plane, PlaneConfig, check_split
@@ -28,6 +28,7 @@ from mine_jax.information_plane.observation import (
 from mine_jax.information_plane.targets import Target, read_target
 from mine_jax.mine import MineState
 from mine_jax.mine.checks import check_key
+from mine_jax.value_checks import is_real
 
 SEED = 0  # of the rows: these networks are the caller's, and there is one
 
@@ -211,7 +212,7 @@ def read_samples(
     n = len(target.values)
     array = None
     if inputs is not None:
-        array = read_activations({"inputs": to_array(inputs, "inputs")}, n, channels)["inputs"]
+        array = read_layer(inputs, "inputs", n, channels)
     key = jax.random.key(0) if key is None else check_key(key, "measure_layers(key=…)")
     keys = dict(zip(("noise", "mine"), jax.random.split(key), strict=True))
     rows = estimate.split(split_key(keys["mine"]), n, config.mine)
@@ -240,7 +241,7 @@ def layer_config(
     if not isinstance(config, PlaneConfig):
         raise TypeError(f"config must be a PlaneConfig, got {config!r}")
     noise = config.noise_std if noise is None else noise
-    if isinstance(noise, int | float) and noise == 0 and not with_inputs:
+    if is_real(noise) and noise == 0 and not with_inputs:
         raise ValueError("noise=0 measures layers as they are, which needs inputs, the network's X")
     return dataclasses.replace(config, layers=names, noise_std=noise, deterministic=with_inputs)
 

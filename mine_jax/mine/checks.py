@@ -24,8 +24,15 @@ def check_key(key: Any, function: str) -> Array:
             return key
         if key.dtype == np.uint32 and key.shape == jax.random.key_data(jax.random.key(0)).shape:
             return jax.random.wrap_key_data(jnp.asarray(key))
+        if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            raise TypeError(
+                f"{function} takes a single PRNG key, got keys of shape {key.shape}: give one of "
+                "them, keys[0]"
+            )
+    value = f" of {key.dtype}, shape {key.shape}" if hasattr(key, "dtype") else f" {key!r:.60}"
     raise TypeError(
-        f"{function} takes a PRNG key first, such as jax.random.key(0); got {type(key).__name__}"
+        f"{function} takes a PRNG key first, such as jax.random.key(0); got "
+        f"{type(key).__name__}{value}"
     )
 
 

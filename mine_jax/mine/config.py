@@ -1,14 +1,19 @@
 """Configuration of the statistics networks: network, objective, training, samples."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 
 from mine_jax.mine.bounds import BOUNDS
 from mine_jax.mine.statistics_network import KINDS, CustomNetwork, StatisticsNetwork
+from mine_jax.value_checks import (
+    LARGEST,
+    flag_problems,
+    integer_problems,
+    is_choice,
+    is_in_float32,
+)
 
 NETWORKS = ("auto", "convolutional", *KINDS)
 FORMS = ("auto", "donsker_varadhan", "infonce")
@@ -16,6 +21,11 @@ PREPARATIONS = ("auto", "standardized")
 LABEL_MARGINALS = ("exact", "shuffled")
 REPORTED_STATES = ("best", "last")
 MAPPERS = ("auto", "vmap", "map")
+# Names of what `estimate.candidates` prepares samples with, and what is trained with the network.
+ENCODERS = (
+    *("auto", "convolutional", "moments", "components", "patches", "eigenmaps"),
+    *("ranks", "standardized", "both", "canonical", "numbers", "labels"),
+)
 # A concatenated network makes a pass for every pair of samples, a separable one for every sample.
 DEFAULT_HIDDEN = {"separable": 128, "concatenated": 64}
 DEFAULT_DEPTH = {"separable": 2, "concatenated": 3}  # sharp edges want one layer more
@@ -28,24 +38,26 @@ _CHOICES = {
     "reported_state": REPORTED_STATES,
     "mapper": MAPPERS,
 }
-_MINIMA = {
-    "features": 1,
-    "canonical_pairs": 0,
-    "leading_pairs": 0,
-    "batch_size": 2,
-    "shuffles": 1,
-    "check_every": 1,
-    "patience": 1,
-    "lr_drops": 0,
-    "max_steps": 1,
-    "folds": 2,
-    "validation_shuffles": 1,
+_WIDEST, _DEEPEST = 1 << 16, 100  # beyond, a network takes all memory, or compiles for hours
+_LIMITS = {
+    "features": (1, _WIDEST),
+    "canonical_pairs": (0, LARGEST),
+    "leading_pairs": (0, LARGEST),
+    "batch_size": (2, LARGEST),
+    "shuffles": (1, _WIDEST),
+    "check_every": (1, 100_000),  # steps that nothing can end
+    "patience": (1, LARGEST),
+    "lr_drops": (0, LARGEST),
+    "max_steps": (1, LARGEST),
+    "folds": (2, LARGEST),
+    "validation_shuffles": (1, _WIDEST),
 }
+_OPTIONAL = {"hidden": (1, _WIDEST), "depth": (1, _DEEPEST)}
 _RANGES = {
     "validation_fraction": (lambda value: 0 < value < 1, "in (0, 1)"),
-    "learning_rate": (lambda value: 0 < value < math.inf, "positive"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-    "min_improvement": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "learning_rate": (lambda value: value > 0, "positive"),
+    "weight_decay": (lambda value: value >= 0, "at least 0"),
+    "min_improvement": (lambda value: value >= 0, "at least 0"),
     "partition_weight": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "ema_decay": (lambda value: 0 <= value < 1, "in [0, 1)"),
 }
@@ -159,41 +171,38 @@ class MineConfig:
     mapper: str = "auto"
 
     def __post_init__(self) -> None:
-        problems = []
-        optional = [name for name in ("hidden", "depth") if getattr(self, name) is not None]
-        minima = _MINIMA | dict.fromkeys(optional, 1)
-        for name, minimum in minima.items():
-            value = getattr(self, name)
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or value < minimum:
-                problems.append(f"{name} must be an integer of at least {minimum}, got {value!r}")
+        given = {name: of for name, of in _OPTIONAL.items() if getattr(self, name) is not None}
+        problems = integer_problems(self, given | _LIMITS)
         for name, (holds, wanted) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float | np.number) or not holds(value):
-                problems.append(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+            if not is_in_float32(value) or not holds(value):
+                problems.append(f"{name} must be a number, {wanted}, got {value!r}")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if not is_choice(getattr(self, name), choices):
                 problems.append(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        if not isinstance(self.network, nn.Module) and self.network not in NETWORKS:
+        if not isinstance(self.network, nn.Module) and not is_choice(self.network, NETWORKS):
             problems.append(
                 f"network must be one of {NETWORKS} or a Flax module, got {self.network!r}"
             )
         for name in ("x_encoder", "z_encoder"):
-            if not isinstance(getattr(self, name), str | nn.Module):
+            encoder = getattr(self, name)
+            if not isinstance(encoder, nn.Module) and not is_choice(encoder, ENCODERS):
                 problems.append(
-                    f"{name} must be a name or a Flax module, got {getattr(self, name)!r}"
+                    f"{name} must be one of {ENCODERS} or a Flax module, got {encoder!r}"
                 )
-        if not (isinstance(self.shared, bool) or self.shared == "auto"):
+        if not isinstance(self.shared, bool) and not is_choice(self.shared, ("auto",)):
             problems.append(f'shared must be True, False or "auto", got {self.shared!r}')
         if self.shared is True and not self.separable:
             problems.append(f"shared needs a separable network, got network={self.network!r}")
-        named = [name for name in ("x_encoder", "z_encoder") if getattr(self, name) != "auto"]
-        if named and self.network not in ("auto", "separable"):
+        named = [
+            name
+            for name in ("x_encoder", "z_encoder")
+            if not is_choice(getattr(self, name), ["auto"])
+        ]
+        if not problems and named and self.network not in ("auto", "separable"):
             problems.append(f"{named[0]} needs a separable network, got network={self.network!r}")
-        for name in ("normalize", "squares", "gaussian_start", "cross_fit"):
-            if not isinstance(getattr(self, name), bool):
-                problems.append(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.normalize is True and self.bound == "nwj":
+        problems += flag_problems(self, ("normalize", "squares", "gaussian_start", "cross_fit"))
+        if not problems and self.normalize and self.bound == "nwj":
             problems.append('normalize must be False with bound="nwj", got True')
         if not problems and not 0 < self.validation_fraction < 1 - 1 / self.folds:
             problems.append(

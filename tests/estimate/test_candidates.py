@@ -302,7 +302,7 @@ def test_candidates_trained_encoder_keeps_the_shape_of_its_side_alone():
 @pytest.mark.parametrize(
     ("encoders", "message"),
     [
-        ({"x_encoder": "foo"}, "encoder of images must be one of .*'moments'.*got 'foo'"),
+        ({"x_encoder": "numbers"}, "encoder of images must be .*'moments'.*got 'numbers'"),
         ({"z_encoder": "convolutional"}, r"takes images.*five has the shape \(200, 5\)"),
         (
             {"x_encoder": "convolutional", "z_encoder": "ranks"},

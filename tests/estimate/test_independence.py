@@ -250,9 +250,9 @@ X = np.random.default_rng(10).normal(size=120)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"permutations": 98}, "at least 99, got 98: the smallest p-value is 4 /"),
-        ({"permutations": 200.0}, r"at least 99, got 200\.0"),
-        ({"permutations": True}, "at least 99, got True"),
+        ({"permutations": 98}, "at least 99 and .*, got 98: the smallest p-value is 4 /"),
+        ({"permutations": 200.0}, r"at least 99 and .*, got 200\.0"),
+        ({"permutations": True}, "at least 99 and .*, got True"),
         ({"groups": np.arange(120) // 12}, "too few ways.*there are 5 of 12 rows"),
         ({"groups": np.repeat(np.arange(15), np.arange(1, 16))}, "too few ways"),
         ({"blocks": 8}, "too few ways"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -53,8 +54,27 @@ def test_plane_config_out_of_range_names_every_value():
         ({"noise": "absolute"}, 'goes with noise="layer"'),
         ({"noise": "relative", "noise_std": 0.5}, 'noise="relative" is called "unit" now'),
         ({"noise_std": 0, "deterministic": False}, "leaves no plane to measure"),
+        ({"noise_std": 1e300}, r"at most 1e\+14.* got 1e\+300"),
+        ({"noise_std": 1j}, "finite number .* got 1j"),
+        ({"noise": np.array(["layer"])}, "noise must be one of"),
+        *(
+            ({name: value}, f"^{name} must be an integer .*got {re.escape(repr(value))}")
+            for name in ("epochs", "probe_every", "probe_size", "seed", "num_seeds")
+            for value in (-1, math.nan, math.inf, "9", None, True, 1e30, 10**30, [40])
+        ),
+        ({"warm_start": "no"}, "warm_start must be True or False, got 'no'"),
+        ({"population": 1}, "population must be True or False, got 1"),
+        ({"layers": "conv1"}, "layers must be a tuple .*got 'conv1'"),
+        ({"layers": 3}, "layers must be a tuple .*got 3"),
+        ({"layers": (3,)}, r"layers must be a tuple .*got \(3,\)"),
+        ({"also": None}, "also must be a tuple .*got None"),
+        ({"mine": "fast"}, "mine must be a MineConfig, got 'fast'"),
+        ({"classifier": None}, "classifier must be a ClassifierConfig, got None"),
         ({"noise_std": 0, "also": ("bins",)}, "also needs observed layers"),
-        ({"also": ("bins", "knn")}, r"also must be names out of \('bins', 'kde'\), got \['knn'\]"),
+        (
+            {"also": ("bins", "knn")},
+            r"also must be a tuple of names out of .*'bins', 'kde'.*got .*'knn'",
+        ),
         ({"noisy_y_mine": replace(NOISY_Y_CONFIG, cross_fit=True)}, "set cross_fit=False"),
         ({"mine": replace(ROUND_CONFIG, folds=4)}, "must have one folds, got {4, 5}"),
         (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import numpy as np
@@ -16,10 +17,14 @@ from .common import KEY, samples
 INTEGERS = [field.name for field in dataclasses.fields(MineConfig) if field.type is int]
 BAD_VALUES = {
     **{name: (-1,) for name in INTEGERS},
-    "hidden": (0, 2.5, True),
-    "batch_size": (1,),
-    "folds": (1,),
-    "learning_rate": (0.0, math.nan, math.inf, "1e-3"),
+    "hidden": (0, 2.5, True, 1 << 31, 10**30),
+    "depth": (0, 10**9),
+    "features": (0, 10**30),
+    "batch_size": (1, "256", None),
+    "max_steps": (0, -1, math.nan, math.inf, "100", True, 1e30, 10**30),
+    "check_every": (0, 10**9),
+    "folds": (1, 5.0, np.array([5])),
+    "learning_rate": (0.0, math.nan, math.inf, "1e-3", True, 1e300, 10**400, 1j, np.complex64(1)),
     "squares": ("no",),
     "normalize": (1,),
     "weight_decay": (-0.1,),
@@ -28,7 +33,9 @@ BAD_VALUES = {
     "ema_decay": (1.0, -0.1),
     "validation_fraction": (0.0, 0.8),
     "shuffles": (256,),
-    "bound": ("club",),
+    "bound": ("club", None, np.array(["mine"])),
+    "x_encoder": ("nonsense", 3),
+    "z_encoder": ("nonsense", np.array(["ranks"])),
     "form": ("nwj",),
     "network": ("deep", 3),
     "label_marginal": ("sampled",),
@@ -41,7 +48,7 @@ BAD_VALUES = {
     ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
 )
 def test_config_bad_value_is_named(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must .*got {value!r}"):
+    with pytest.raises(ValueError, match=rf"^{name} must .*got {re.escape(repr(value))}"):
         MineConfig(**{name: value})
 
 
