@@ -32,7 +32,11 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.DEFINE_list("levels", ["0.2", "0.25", "0.3"], "Noise levels c.")
 flags.DEFINE_integer("epochs", 12, "Number of training epochs.")
-flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
+flags.DEFINE_integer(
+    "probe_every",
+    4,
+    "Epochs between probes; epoch 0 is probed too, and the last one if --epochs is less.",
+)
 flags.DEFINE_enum("dataset", "auto", DATASETS, "Data set, as for info_plane.py.")
 flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
 flags.DEFINE_string("out_dir", "runs/noise_sweep", "New folder for records, table and figure.")
@@ -51,8 +55,11 @@ def plane_configs() -> "dict[float, PlaneConfig]":
             levels.append(float(text))
         except ValueError:
             raise ValueError(f"--levels must be numbers, got {text!r}") from None
-    if len(levels) < 2 or len(set(levels)) < len(levels) or min(levels) <= 0:
-        raise ValueError(f"--levels must be two or more different numbers above 0, got {levels}")
+    in_range = all(0 < level < math.inf for level in levels)
+    if len(levels) < 2 or len(set(levels)) < len(levels) or not in_range:
+        raise ValueError(
+            f"--levels must be two or more different finite numbers above 0, got {levels}"
+        )
     names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
     values = {name: FLAGS[name].value for name in names} | {"deterministic": False}
     configs = {level: PlaneConfig(**values, noise_std=level) for level in levels}

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from mine_jax.estimate.table_files import read_table, select
 from mine_jax.information_plane import Plane, load
+from mine_jax.information_plane.planes import printable
 from mine_jax.information_plane.records import RunFolderError
 
 SUFFIXES = (".png", ".pdf", ".svg", ".html")
@@ -64,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         words = arguments.command is _estimate and not unknown[0].startswith("-")
         hint = " (names are separated by commas, as in --x age,height)" if words else ""
+        options = re.findall(r"--\w+", arguments.usage)
+        if close := difflib.get_close_matches(unknown[0].partition("=")[0], options, 1):
+            hint = f" (did you mean {close[0]}?)"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         arguments.command(arguments)
@@ -93,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument(
         "--over_epochs", action="store_true", help="values and accuracy against the epoch"
     )
+    plot.set_defaults(usage=plot.format_usage())
     text = "estimate the mutual information of columns of a file"
     estimate = commands.add_parser(
         "estimate",
@@ -130,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--test", action="store_true", help="test independence, too, and print the p-value"
     )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
+    estimate.set_defaults(usage=estimate.format_usage())
     return parser
 
 
@@ -147,7 +154,8 @@ def _plot(arguments: argparse.Namespace) -> None:
     if kind == ".html" and arguments.over_epochs:
         raise UserError("--over_epochs is for figures; the page has a slider of the epochs instead")
     if not out.absolute().parent.is_dir():
-        raise UserError(f"the folder of --out, {out.parent}, does not exist; make it first")
+        kind = "is a file" if out.parent.exists() else "does not exist; make it first"
+        raise UserError(f"the folder of --out, {out.parent}, {kind}")
     runs = _load_runs(arguments.folders)
     merged = merge_seeds(list(runs.values()))
     if kind == ".html":
@@ -159,7 +167,7 @@ def _plot(arguments: argparse.Namespace) -> None:
         merged.html(out)
     else:
         _write_figure(_figure(runs, merged, arguments.over_epochs), out)
-    print(f"Written to {out}")
+    print(f"Written to {printable(str(out))}")
 
 
 def _load_runs(folders: Sequence[str]) -> dict[str, Plane]:
@@ -171,7 +179,7 @@ def _load_runs(folders: Sequence[str]) -> dict[str, Plane]:
         if not path.is_dir():
             kind = "is a file, no run folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {kind}{_similar_folder(path)}")
-        runs[name if names.count(name) == 1 else str(path)] = load(path)
+        runs[printable(name if names.count(name) == 1 else str(path))] = load(path)
     return runs
 
 
