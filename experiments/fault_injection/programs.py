@@ -93,7 +93,8 @@ def measure(folder: Path, times: int | None) -> Table:
         came_back = _run(START + code, limit)
         if not came_back.startswith("ok "):
             failures.append(f"{name}: {came_back}")
-        rows.append((name, str(number), came_back.removeprefix("ok "), "nothing"))
+        lost = "nothing" if came_back.startswith("ok ") else "the call"
+        rows.append((name, str(number), came_back.removeprefix("ok "), lost))
     columns = ("called", "times", "came back", "lost")
     return Table("Calls from other programs", columns, tuple(rows), "", tuple(failures))
 
