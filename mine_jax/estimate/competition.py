@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mine_jax import devices
-from mine_jax.compilation import jit
+from mine_jax.compilation import jit, on_host
 from mine_jax.estimate.gaussian_start import choose_start
 from mine_jax.estimate.pairs import (
     Group,
@@ -76,6 +76,7 @@ class HeldOutParts(NamedTuple):
     train: Any
 
 
+@on_host
 def lower_bounds(
     pairs: Mapping[str, Pair | Sequence[Pair]],
     *,
@@ -114,6 +115,7 @@ def lower_bounds(
 
     Raises:
       ValueError: if the samples are too few, or `init` does not fit.
+      RuntimeError: as `lower_bound`.
     """
     chosen = {} if encoders is None else encoders
     # Names without a competition are fitted apart: it would prolong theirs.

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mine_jax.compilation import on_host
 from mine_jax.estimate.candidates import candidates
 from mine_jax.estimate.competition import check_size, lower_bounds
 from mine_jax.estimate.pairs import Pair, expected_states
@@ -22,6 +23,7 @@ from mine_jax.mine.training import check_same_shapes
 from mine_jax.progress import OnProgress, progress_bar
 
 
+@on_host
 def lower_bound(
     x: Any,
     z: Any,
@@ -82,6 +84,8 @@ def lower_bound(
       ValueError: if numbers of samples differ or are too small, values are missing or not finite,
         there are too many labels, x or z cannot be read otherwise, `init` does not fit, or groups
         or blocks are too few.
+      RuntimeError: inside `jax.jit`, `vmap` or `grad`, or in a process that was forked after the
+        first use of JAX.
     """
     key = jax.random.key(0) if key is None else check_key(key, "lower_bound(key=…)")
     config = MineConfig() if config is None else config

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from mine_jax.compilation import on_host
 from mine_jax.estimate.competition import (
     Training,
     competitors,
@@ -83,6 +84,7 @@ class IndependenceTest(NamedTuple):
     warnings: tuple[str, ...]
 
 
+@on_host
 def independence_test(
     x: Any,
     z: Any,
@@ -134,6 +136,7 @@ def independence_test(
       TypeError: if `key` is no PRNG key, `config` no `MineConfig`, or x or z a mapping.
       ValueError: as `lower_bound`; if `permutations` is no integer from `MIN_PERMUTATIONS` to
         `MAX_PERMUTATIONS`, or groups or blocks have too few orders.
+      RuntimeError: as `lower_bound`.
     """
     key = jax.random.key(0) if key is None else check_key(key, "independence_test(key=…)")
     config = MineConfig() if config is None else config

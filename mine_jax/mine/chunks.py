@@ -39,7 +39,9 @@ def train_chunk(
       config: the configuration.
 
     Returns:
-      The states, and the mean objective over the batches, (networks,), nan where not active.
+      The states, and the mean objective over the batches, (networks,), 0 where not active: NaN
+      would end it under `jax.debug_nans`. NaN where
+      the state is no longer finite.
     """
 
     def one(
@@ -67,9 +69,11 @@ def train_chunk(
 
         steps = jnp.arange(batches.shape[1])
         state, nats = jax.lax.scan(body, state, (batches[fold], steps))
-        return state, jnp.mean(nats)
+        # Infinite moments of Adam would hold the weights, which stay finite, where they are.
+        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+        return state, jnp.where(finite, jnp.mean(nats), jnp.nan)
 
-    nothing = jnp.full(len(active), jnp.nan)
+    nothing = jnp.zeros(len(active))
     return stack.map_networks(
         stack.resolve_mapper(config.mapper),
         one,

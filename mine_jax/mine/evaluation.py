@@ -184,7 +184,7 @@ def evaluate_values(
 
     Args:
       state: of the stack.
-      active: networks to evaluate, (networks,); the value of the others is nan.
+      active: networks to evaluate, (networks,); the value of the others is 0.
       data: samples of the stack.
       rows: (networks, r), in random order; they may end in padding, as for `evaluate_rows`.
       config: the configuration.
@@ -208,7 +208,7 @@ def evaluate_values(
         forms = _held_out(state, data, index, over, numbers, shuffles, config, errors=False)
         return forms[0].nats, forms[1].nats
 
-    nothing = jnp.full(len(active), jnp.nan)
+    nothing = jnp.zeros(len(active))
     return stack.map_networks(
         stack.resolve_mapper(config.mapper),
         one,

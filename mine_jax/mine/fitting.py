@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mine_jax.compilation import on_host
 from mine_jax.mine import checks, chunks, padding, stack, training
 from mine_jax.mine.checks import Arrays
 from mine_jax.mine.config import MineConfig
@@ -26,7 +27,7 @@ class FitInfo(NamedTuple):
       steps: number of steps until training ended, likewise.
       converged: training ended because the validation samples showed no improvement, or could
         show none, likewise.
-      finite: no bound on the validation samples was nan or infinite, likewise.
+      finite: no state, and no bound on the validation samples, was nan or infinite, likewise.
     """
 
     steps_at: np.ndarray
@@ -41,6 +42,7 @@ class FitInfo(NamedTuple):
 OnCheck = Callable[[int, int, FitInfo], None]
 
 
+@on_host
 def fit(
     key: Array,
     state: MineState,
@@ -84,6 +86,8 @@ def fit(
 
     Raises:
       TypeError: if `key` is no PRNG key.
+      RuntimeError: inside `jax.jit`, `vmap` or `grad`, or in a process that was forked after the
+        first use of JAX.
       ValueError: if shapes do not fit, rows are out of range, or there are fewer than 2 of either
         kind.
     """
@@ -247,6 +251,8 @@ def _one_chunk(
     )
     steps = progress.steps + np.where(idle, 0, config.check_every).astype(np.int32)
     nats = np.where(idle, progress.validation_nats[-1], task.validation_nats(state, ~idle))
+    batch_nats = np.where(idle, np.nan, batch_nats)
+    nats = np.where(idle | np.isfinite(batch_nats), nats, np.nan)
     better = ~idle & (nats > progress.best_nats)
     improved = ~idle & (nats > progress.best_nats + config.min_improvement)
     if better.any():
@@ -272,7 +278,7 @@ def _one_chunk(
         waited=np.where(impatient, 0, waited),
         drops=progress.drops + (impatient & ~done),
         done=done,
-        batch_nats=(*progress.batch_nats, np.asarray(batch_nats)),
+        batch_nats=(*progress.batch_nats, batch_nats),
         validation_nats=(*progress.validation_nats, nats),
     )
 
