@@ -20,8 +20,8 @@ from fault_injection import Table, table_from_file
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
 PARTS: tuple[str, ...] = ()
-# Those that install packages, and take an hour: only when --parts names them.
-ON_REQUEST = ("versions",)
+# Those that install packages, from the network: only when --parts names them.
+ON_REQUEST = ("versions", "licenses")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
