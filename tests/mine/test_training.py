@@ -45,7 +45,7 @@ def test_init_padded_network_has_weights_of_its_true_width():
         np.testing.assert_array_equal(encoder[name][3:], 0)
     # The same up to rounding: programs of other widths may fuse a product and a sum.
     resized = stack.resize(network(stacked), network(alone))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), resized, network(alone))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), resized, network(alone))
     scores = all_scores(network(alone.params), None, x, z["narrow"], config)
     np.testing.assert_array_equal(scores, 0)
     first, second = (network(stacked.params, i)["x_encoder"]["columns"] for i in range(2))
