@@ -373,7 +373,7 @@ def test_samples_without_rows_or_columns_are_left_to_later_checks(shape):
 
 
 def test_is_missing_knows_what_stands_for_nothing():
-    missing = [None, np.nan, np.float32("nan"), np.datetime64("nat")]
+    missing = [None, np.nan, np.float32("nan"), np.datetime64("nat", "s")]
     assert all(map(is_missing, missing))
     present = ["", "nan", 0, False, np.False_, 0.0, (), np.inf, [np.nan], np.zeros(2)]
     assert not any(map(is_missing, present))

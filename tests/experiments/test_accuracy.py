@@ -12,6 +12,7 @@ from conftest import load_experiment, set_flags
 
 import mine_jax
 from mine_jax import Estimate, MineConfig
+from mine_jax.information_plane.durable_files import decode_rows
 
 script = load_experiment("accuracy")
 tables = load_experiment("accuracy_report")
@@ -232,7 +233,7 @@ def run(tmp_path, monkeypatch):
 
 
 def read_rows(folder):
-    return [json.loads(line) for line in (folder / script.ROWS).read_text().splitlines()]
+    return decode_rows((folder / script.ROWS).read_text()).rows
 
 
 def test_experiment_measures_both_estimators_on_the_same_samples(

@@ -1,6 +1,5 @@
 """The experiment on statistics networks: its data, its plan, its tables, a small run."""
 
-import json
 import math
 
 import jax
@@ -10,6 +9,7 @@ from conftest import load_experiment, set_flags
 from scipy import special
 
 from mine_jax import MineConfig
+from mine_jax.information_plane.durable_files import decode_rows
 
 script = load_experiment("architectures")
 data = load_experiment("architectures_data")
@@ -245,7 +245,7 @@ def test_experiment_resumed_measures_the_missing_rows(tmp_path, capsys, monkeypa
         last_line = (tmp_path / "architectures.md").read_text().splitlines()[-1]
         assert last_line in capsys.readouterr().out
         lines = path.read_text().splitlines(keepends=True)
-        rows = list(map(json.loads, lines))
+        rows = decode_rows("".join(lines)).rows
         assert [row["data"] for row in rows] == [f"conv2 {form}" for form in data.FORMS]
         assert all(row["nats"] < row["ceiling_nats"] + 1e-6 for row in rows)
 
@@ -261,5 +261,5 @@ def test_experiment_resumed_measures_the_missing_rows(tmp_path, capsys, monkeypa
         script.FLAGS.resume = True
         script.experiment()
     assert missing == ["conv2 flattened", "conv2 shuffled"]
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    assert decode_rows(path.read_text()).rows == rows
     assert (tmp_path / "architectures.png").exists()

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from mine_jax import mine
 from mine_jax.information_plane import PlaneConfig, config
+from mine_jax.information_plane.durable_files import decode_rows
 from mine_jax.lenet import DEFAULT_PROBES, datasets
 
 FILES = {
@@ -80,7 +81,7 @@ def job(script, parsed, tmp_path):
 
 
 def rows_of(folder, name="records.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return decode_rows((folder / name).read_text()).rows
 
 
 def test_experiment_writes_the_documented_files_and_resumes(job, capsys, compile_fast):

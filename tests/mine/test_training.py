@@ -43,7 +43,9 @@ def test_init_padded_network_has_weights_of_its_true_width():
         # A fan-in of three columns and their squares, not of seven.
         assert abs(np.std(encoder[name][:3]) * np.sqrt(6) - 1) < 0.1
         np.testing.assert_array_equal(encoder[name][3:], 0)
-    assert_trees_equal(stack.resize(network(stacked), network(alone)), network(alone))
+    # The same up to rounding: programs of other widths may fuse a product and a sum.
+    resized = stack.resize(network(stacked), network(alone))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), resized, network(alone))
     scores = all_scores(network(alone.params), None, x, z["narrow"], config)
     np.testing.assert_array_equal(scores, 0)
     first, second = (network(stacked.params, i)["x_encoder"]["columns"] for i in range(2))
