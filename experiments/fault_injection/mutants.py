@@ -35,7 +35,7 @@ TESTS = {
     "estimate/estimation": ("estimate/splitting", "estimate/competition", "estimate/lower_bound"),
     "estimate/competition": ("estimate/competition", "estimate/lower_bound"),
     "estimate/gaussian_start": ("estimate/gaussian_start", "estimate/padding"),
-    "estimate/pairs": ("estimate/result", "estimate/preparation", "estimate/lower_bound"),
+    "estimate/pairs": ("estimate/result", "estimate/preparation", "estimate/competition"),
     "estimate/preparation": ("estimate/preparation", "estimate/candidates"),
     "estimate/variables": ("estimate/variables", "estimate/splitting"),
     "information_plane/activations": (
@@ -287,8 +287,8 @@ def measure(folder: Path, times: int | None) -> Table:
                 failures.append(f"{change} (line {mutant.line}) is noticed by no test.")
     return Table(
         title="Errors in the source",
-        columns=("changed", "changes", "noticed by a test", "change nothing", "not noticed"),
+        columns=("changed", "changes", "noticed by a test", "as good", "not noticed"),
         rows=tuple(rows),
-        note="\n".join([NOTE, *(["", "These change no result:", "", *equal] if equal else [])]),
+        note="\n".join([NOTE, *(["", "These are as good:", "", *equal] if equal else [])]),
         failures=tuple(failures),
     )

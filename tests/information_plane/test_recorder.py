@@ -8,6 +8,7 @@ import time
 import warnings
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ import mine_jax
 from mine_jax.information_plane import PlaneConfig, RoundState
 from mine_jax.information_plane.activations import read_activations
 from mine_jax.information_plane.records import RunFolderError, RunFolderWarning
+from mine_jax.information_plane.snapshots import read_samples
 from mine_jax.information_plane.targets import read_target
 from mine_jax.mine import MineConfig
 
@@ -286,6 +288,19 @@ def test_state_of_other_samples_is_refused():
     state = RoundState({}, {}, {}, None, {"hidden": (N, 3), "out": (N, 1)}, "other")
     with pytest.raises(ValueError, match="same samples in the same order"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, init=state)
+
+
+def test_default_key_is_the_one_that_is_documented():
+    def keys(key):
+        target = read_target(labels_of(), "labels")
+        options = {"noise": None, "config": CONFIG, "channels": None}
+        return read_samples(("a", "b"), target, None, key=key, **options).keys
+
+    default, told = (
+        {name: jax.random.key_data(each).tolist() for name, each in keys(key).items()}
+        for key in (None, jax.random.key(0))
+    )
+    assert default == told
 
 
 def test_much_memory_is_said_first(monkeypatch):
