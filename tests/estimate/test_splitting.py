@@ -12,8 +12,8 @@ from scipy import integrate, special, stats
 from scipy.signal import lfilter
 
 from mine_jax import lower_bound
-from mine_jax.estimate.estimation import prepare_pairs
 from mine_jax.estimate import splitting
+from mine_jax.estimate.estimation import prepare_pairs
 from mine_jax.estimate.splitting import (
     GAP,
     SERIES_WARNING,

@@ -265,16 +265,12 @@ def test_recorder_killed_at_ten_random_moments_loses_nothing_that_add_returned(t
     rng, returned = np.random.default_rng(0), []
     for delay in rng.uniform(0, 0.1, 10):  # seconds: tens of epochs
         start = str(len(returned))
-        process = subprocess.Popen(
-            [sys.executable, "-c", RECORDS_UNTIL_KILLED, tmp_path / "run", start],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        first = process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
-        returned += map(int, (first + process.stdout.read()).split())
-        process.wait()
+        command = [sys.executable, "-c", RECORDS_UNTIL_KILLED, tmp_path / "run", start]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            first = process.stdout.readline()
+            time.sleep(delay)
+            process.kill()
+            returned += map(int, (first + process.stdout.read()).split())
         assert returned == list(range(len(returned)))
         assert len(returned) > int(start)
         kept = mine_jax.Recorder(np.arange(300) % 2, folder=tmp_path / "run")
@@ -292,7 +288,7 @@ def test_state_of_other_samples_is_refused():
 
 def test_default_key_is_the_one_that_is_documented():
     def keys(key):
-        target = read_target(labels_of(), "labels")
+        target = read_target(labels_of())
         options = {"noise": None, "config": CONFIG, "channels": None}
         return read_samples(("a", "b"), target, None, key=key, **options).keys
 
@@ -319,6 +315,7 @@ def test_recorder_in_memory_drops_what_is_measured_and_warns_once_of_much(monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rec.add(3, layers_of(3))
+    monkeypatch.undo()  # measuring would warn, too
     first = rec.plane()
     assert rec._memory == {}
     assert rec.plane() == first
