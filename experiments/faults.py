@@ -21,7 +21,7 @@ from fault_injection import Table, table_from_file
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
 PARTS = ("kills", "flags", "data_files", "numerics", "programs")
 # Those that install packages from the network, or take hours: only when --parts names them.
-ON_REQUEST = ("versions", "licenses")
+ON_REQUEST = ("mutants", "versions", "licenses")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

@@ -138,7 +138,8 @@ def _similar_file(path: Path) -> str:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a damaged file open if it opens the file itself.
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         if isinstance(file, np.ndarray):
             raise TableError(f"{path} holds a single array: rename it to end in .npy")
         return {name: np.atleast_1d(file[name]) for name in file.files}

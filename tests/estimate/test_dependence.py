@@ -97,6 +97,16 @@ def alike(values):
     return neighbors_are_alike(read_variable(values), np.arange(len(values)))
 
 
+def test_rows_that_share_an_atom_are_no_copies_though_others_are():
+    """Rows of 0 and the same class are equal by chance; of other values they were repeated."""
+    x, z = ATOMS[SOME], CLASS[SOME]
+    found, at_atom = copies(x, z), np.isin(ATOMS, [0, 1, -1, -999])[SOME]
+    same = found[:, None] == found
+    np.testing.assert_array_equal(same[at_atom], np.eye(len(x), dtype=bool)[at_atom])
+    rows = SOME[~at_atom]
+    np.testing.assert_array_equal(same[~at_atom][:, ~at_atom], rows[:, None] == rows)
+
+
 def test_neighbors_of_a_series_and_of_sorted_rows_are_alike():
     rng = np.random.default_rng(1)
     slow = series(rng, 500, 0.5)

@@ -12,6 +12,7 @@ from scipy import integrate, special, stats
 from scipy.signal import lfilter
 
 from mine_jax import lower_bound
+from mine_jax.estimate import splitting
 from mine_jax.estimate.estimation import prepare_pairs
 from mine_jax.estimate.splitting import (
     GAP,
@@ -43,6 +44,12 @@ def rows_of(x=X, z=Z, groups=None, blocks=None, config=None):
 
 
 # --- Splits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 103, 1625, 1626, 3000])  # JAX sorts once up to 1625, then twice
+def test_permutation_is_that_of_jax(n):
+    found = splitting._permutation(KEY, n)
+    np.testing.assert_array_equal(found, jax.random.permutation(KEY, n))
 
 
 @pytest.mark.parametrize("cross_fit", [True, False])

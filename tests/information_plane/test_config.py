@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import get_args
 
 import flax.linen as nn
@@ -219,3 +219,10 @@ def test_split_rows_are_those_of_the_estimates(monkeypatch):
     for rows in used:
         for part, wanted in zip(rows, expected, strict=True):
             np.testing.assert_array_equal(part, wanted)
+
+
+def test_configurations_are_hashed_by_their_values_and_do_not_change():
+    config = PlaneConfig(epochs=7)
+    assert {config: "found"}[PlaneConfig(epochs=7)] == "found"
+    with pytest.raises(FrozenInstanceError):
+        config.epochs = 8

@@ -175,6 +175,13 @@ def test_findings_compare_a_drop_with_its_standard_error(drop, stderr, held):
     assert (broken in text) is not held
 
 
+def test_findings_test_no_drop_without_its_standard_error():
+    rows = [row("a", "x", 3.0), row("b", "x", 3.5, drop=-0.5, drop_stderr=None)]
+    result, text = found(*rows)
+    assert not result["inequality"]
+    assert "inequality of I(X;L) held" not in text
+
+
 def test_findings_lead_with_own_networks_and_count_no_shared_one():
     own = {"own_drop_nats": -0.2, "own_drop_stderr": 0.02}
     result, text = found(

@@ -8,6 +8,7 @@ import time
 import warnings
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ import mine_jax
 from mine_jax.information_plane import PlaneConfig, RoundState
 from mine_jax.information_plane.activations import read_activations
 from mine_jax.information_plane.records import RunFolderError, RunFolderWarning
+from mine_jax.information_plane.snapshots import read_samples
 from mine_jax.information_plane.targets import read_target
 from mine_jax.mine import MineConfig
 
@@ -263,16 +265,12 @@ def test_recorder_killed_at_ten_random_moments_loses_nothing_that_add_returned(t
     rng, returned = np.random.default_rng(0), []
     for delay in rng.uniform(0, 0.1, 10):  # seconds: tens of epochs
         start = str(len(returned))
-        process = subprocess.Popen(
-            [sys.executable, "-c", RECORDS_UNTIL_KILLED, tmp_path / "run", start],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        first = process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
-        returned += map(int, (first + process.stdout.read()).split())
-        process.wait()
+        command = [sys.executable, "-c", RECORDS_UNTIL_KILLED, tmp_path / "run", start]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            first = process.stdout.readline()
+            time.sleep(delay)
+            process.kill()
+            returned += map(int, (first + process.stdout.read()).split())
         assert returned == list(range(len(returned)))
         assert len(returned) > int(start)
         kept = mine_jax.Recorder(np.arange(300) % 2, folder=tmp_path / "run")
@@ -286,6 +284,19 @@ def test_state_of_other_samples_is_refused():
     state = RoundState({}, {}, {}, None, {"hidden": (N, 3), "out": (N, 1)}, "other")
     with pytest.raises(ValueError, match="same samples in the same order"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, init=state)
+
+
+def test_default_key_is_the_one_that_is_documented():
+    def keys(key):
+        target = read_target(labels_of())
+        options = {"noise": None, "config": CONFIG, "channels": None}
+        return read_samples(("a", "b"), target, None, key=key, **options).keys
+
+    default, told = (
+        {name: jax.random.key_data(each).tolist() for name, each in keys(key).items()}
+        for key in (None, jax.random.key(0))
+    )
+    assert default == told
 
 
 def test_much_memory_is_said_first(monkeypatch):
@@ -304,6 +315,7 @@ def test_recorder_in_memory_drops_what_is_measured_and_warns_once_of_much(monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rec.add(3, layers_of(3))
+    monkeypatch.undo()  # measuring would warn, too
     first = rec.plane()
     assert rec._memory == {}
     assert rec.plane() == first

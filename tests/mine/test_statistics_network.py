@@ -123,6 +123,22 @@ def test_shared_layers_are_those_of_equal_weights_on_both_sides(depth, shape):
 
 
 @pytest.mark.parametrize("squares", [True, False])
+def test_encoder_weights_have_the_spread_of_lecun_whatever_the_padding(squares):
+    """Of truncated normals: mean 0, variance 1 / fan-in, none beyond two of their deviations."""
+    columns, hidden = 10, 2000
+    variables = Encoder(hidden, squares).init(jax.random.key(0), np.zeros((1, 12)), columns)
+    kernels = [leaf for leaf in variables["params"].values() if leaf.ndim == 2]
+    fan_in = columns * len(kernels)
+    assert len(kernels) == 1 + squares
+    for kernel in kernels:
+        drawn = np.asarray(kernel[:columns]) * np.sqrt(fan_in)
+        assert abs(drawn.mean()) < 4 / np.sqrt(drawn.size)
+        assert abs(drawn.var() - 1) < 4 * np.sqrt(2 / drawn.size)
+        assert np.abs(drawn).max() < 2 / 0.8796  # the deviation of what is left of a normal
+        assert not kernel[columns:].any()
+
+
+@pytest.mark.parametrize("squares", [True, False])
 def test_encoder_padded_columns_change_nothing(squares):
     # Whatever the weights of the padding are.
     encoder = Encoder(8, squares)
