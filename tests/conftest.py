@@ -32,6 +32,10 @@ compilation.OPTIONS["cpu"]["xla_cpu_use_fusion_emitters"] = False
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
 )
+# For single files, such as tests/estimate/test_fuzz.py: pytest --hypothesis-profile=long
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("repeatable"), max_examples=10_000
+)
 hypothesis.settings.load_profile("repeatable")
 
 
