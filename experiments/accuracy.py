@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help answers at once
 
 ROWS = "accuracy.jsonl"
 ESTIMATORS = ("default", "published", "infonce", *reference_estimators.ESTIMATORS)
+MIN_SAMPLES = 100  # of an estimate: a fifth of them for testing
 SIZES = ("500", "1000", "2000", "5000", "10000", "20000", "60000")
 CURVE_PROBLEMS = (
     "gaussian d=5 I=2",
@@ -136,16 +137,18 @@ def select_problems(
 
 def plan_jobs() -> list[Job]:
     """Return the estimates that the flags describe; ValueError names a wrong flag."""
-    for name in ("n", "seeds"):
-        if (value := getattr(FLAGS, name)) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+    for name, minimum in (("n", MIN_SAMPLES), ("seeds", 1)):
+        if (value := getattr(FLAGS, name)) < minimum:
+            raise ValueError(f"--{name} must be at least {minimum}, got {value}")
     sizes = [int(size) for size in FLAGS.sizes if size.isdecimal()]
-    if len(sizes) < max(1, len(FLAGS.sizes)) or min(sizes) < 1:
-        raise ValueError(f"--sizes must be positive integers, got {','.join(FLAGS.sizes)}")
-    if not FLAGS.estimator or set(FLAGS.estimator) - set(ESTIMATORS):
+    if len(sizes) < max(1, len(FLAGS.sizes)) or min(sizes) < MIN_SAMPLES:
         raise ValueError(
-            f"--estimator must be out of {', '.join(ESTIMATORS)}, got {','.join(FLAGS.estimator)!r}"
+            f"--sizes must be integers of at least {MIN_SAMPLES}, got {','.join(FLAGS.sizes)}"
         )
+    if unknown := common.unknown_names("estimator", FLAGS.estimator, ESTIMATORS):
+        raise ValueError(*unknown)
+    if not FLAGS.estimator:
+        raise ValueError(f"--estimator is empty; choose from {', '.join(ESTIMATORS)}")
     names = FLAGS.problems or (CURVE_PROBLEMS if FLAGS.curve else [])
     return [
         Job(problem, n, seed, estimator)

@@ -112,8 +112,9 @@ def flag_values() -> dict[str, Any]:
     highest = math.log(max(values["n"], 2))
     if not 0 < nats < highest:
         problems.append(f"--layer_nats must be in (0, ln n) = (0, {highest:.2f}), got {nats}")
-    if not parts or set(parts) - set(PARTS):
-        problems.append(f"--parts must be out of {', '.join(PARTS)}, got {','.join(parts)!r}")
+    problems += common.unknown_names("parts", parts, PARTS)
+    if not parts:
+        problems.append(f"--parts is empty; choose from {', '.join(PARTS)}")
     if problems:
         raise ValueError("; ".join(problems))
     return values

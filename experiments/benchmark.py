@@ -309,8 +309,8 @@ def figure_table(figures: Sequence[Figure], other: dict[str, list[float]]) -> st
 
 def check_flags() -> None:
     """Raise ValueError that names a wrong flag."""
-    if unknown := [part for part in FLAGS.parts if part not in PARTS]:
-        raise ValueError(f"--parts has {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    if unknown := common.unknown_names("parts", FLAGS.parts, PARTS):
+        raise ValueError(*unknown)
     for name in ("repeats", "steps", "lenet_batch", "mine_batch", "hidden"):
         if (value := getattr(FLAGS, name)) < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")

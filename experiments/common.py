@@ -5,6 +5,7 @@ A program takes over the flags with `flags.adopt_module_key_flags(common)`.
 
 import contextlib
 import datetime
+import difflib
 import math
 import os
 import platform
@@ -62,8 +63,10 @@ def run(experiment: Callable[[], None]) -> None:
     """Parse the flags and run an experiment."""
 
     def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments {' '.join(argv[1:])}; flags begin with --")
+        if len(argv) > 1:  # absl's UsageError prints the whole help
+            sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}; flags begin with --")
+        if "out_dir" in FLAGS and not FLAGS.out_dir.strip():  # would be the current folder
+            sys.exit("error: --out_dir is empty; name a folder")
         logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
         signal.signal(signal.SIGTERM, _interrupt)
         warnings.showwarning = _show_warning
@@ -109,6 +112,22 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, DatasetUnavailable, RunFolderError) as error:
         sys.exit(f"error: {error}")
+
+
+def unknown_names(flag: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return a sentence on the names that a flag has and that are not known; empty if all are.
+
+    Args:
+      flag: name of the flag.
+      names: its value.
+      known: the names to choose from.
+    """
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return []
+    close = [match for name in unknown for match in difflib.get_close_matches(name, known, 1)]
+    hint = f" (did you mean {', '.join(dict.fromkeys(close))}?)" if close else ""
+    return [f"--{flag} has {', '.join(unknown)}{hint}; choose from {', '.join(known)}"]
 
 
 def settings_of(
@@ -166,12 +185,17 @@ def select_devices(processes: bool = False) -> list[str]:
                 "--coordinator, --num_processes and --process_id are needed together, got "
                 f"{FLAGS.coordinator}, {FLAGS.num_processes}, {FLAGS.process_id}"
             )
+        if FLAGS.num_processes < 1:
+            raise ValueError(f"--num_processes must be at least 1, got {FLAGS.num_processes}")
         if not 0 <= FLAGS.process_id < FLAGS.num_processes:
             raise ValueError(
                 f"--process_id must be in 0 … {FLAGS.num_processes - 1}, got {FLAGS.process_id}"
             )
-        if not FLAGS.coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"--coordinator must be host:port, got {FLAGS.coordinator}")
+        host, _, port = FLAGS.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ValueError(
+                f"--coordinator must be host:port, the port below 65536, got {FLAGS.coordinator}"
+            )
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     name = FLAGS.platform
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.

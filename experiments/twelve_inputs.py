@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help answers at once
     from matplotlib.figure import Figure
 
     from mine_jax import Plane
+    from mine_jax.information_plane import PlaneConfig
 
 Row = Mapping[str, Any]
 
@@ -283,24 +284,38 @@ def measured_epochs() -> list[int]:
     return epochs
 
 
+def plane_config() -> "PlaneConfig":
+    """Return the configuration that the flags describe; ValueError names a wrong flag."""
+    import dataclasses
+
+    from mine_jax.information_plane import PlaneConfig
+
+    if not 0 < FLAGS.learning_rate < math.inf:
+        raise ValueError(f"--learning_rate must be positive and finite, got {FLAGS.learning_rate}")
+    if not 0 <= FLAGS.seed < 1 << 32:
+        raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
+    config = PlaneConfig(population=True, also=("bins",))
+    if FLAGS.max_steps is None:
+        return config
+    steps = {"max_steps": FLAGS.max_steps}
+    networks = {
+        name: dataclasses.replace(getattr(config, name), **steps)
+        for name in ("noisy_x_mine", "noisy_y_mine")
+    }
+    return dataclasses.replace(config, **networks)
+
+
 def experiment() -> None:
     """Validate, train and measure, print, draw."""
     with common.user_errors():
-        epochs = measured_epochs()
+        epochs, config = measured_epochs(), plane_config()
         common.select_devices()
-        import dataclasses
-
         from mine_jax import Plane, Recorder
-        from mine_jax.information_plane import PlaneConfig, records
+        from mine_jax.information_plane import records
 
         folder = records.RunFolder(FLAGS.out_dir)
         folder.check(resume=False)
-    config = PlaneConfig(population=True, also=("bins",))
-    if FLAGS.max_steps is not None:
-        names = ("noisy_x_mine", "noisy_y_mine")
-        steps = {"max_steps": FLAGS.max_steps}
-        shorter = {name: dataclasses.replace(getattr(config, name), **steps) for name in names}
-        config = dataclasses.replace(config, **shorter)
+        folder.create()
     task = twelve_inputs()
     drawn = np.random.default_rng(FLAGS.seed).random(len(task.inputs))
     labels = (drawn < task.probability).astype(np.int32)

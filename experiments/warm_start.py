@@ -151,8 +151,7 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
             f"--distances must not all exceed --targets={max(targets)}, got {min(distances)}"
         )
     for name, known in (("starts", tuple(STARTS)), ("layers", PROBE_POINTS)):
-        if unknown := [text for text in values[name] if text not in known]:
-            problems.append(f"--{name} has {', '.join(unknown)}; known are {', '.join(known)}")
+        problems += common.unknown_names(name, values[name], known)
         if len(set(values[name])) != len(values[name]) or not values[name]:
             problems.append(f"--{name} must be different names, got {','.join(values[name])!r}")
     if sorted(values["layers"], key=[*PROBE_POINTS, *values["layers"]].index) != values["layers"]:

@@ -4,7 +4,9 @@ import csv
 import difflib
 import os
 import re
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ import numpy as np
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # cells without a value, in small letters
 DELIMITERS = ",;\t"
 MAX_LISTED = 8  # names that an error message lists
+# What NumPy, zipfile and csv raise for damaged files. RuntimeError: encrypted, or packed in a way
+# that is not known; MemoryError: a header that promises too much; TokenError: one cut off.
+DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError),
+    *(csv.Error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class TableError(ValueError):
@@ -52,7 +60,7 @@ def read_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise
     except UnicodeDecodeError as error:
         raise TableError(f"{path} is no text in UTF-8: save it as UTF-8") from error
-    except (OSError, ValueError, EOFError, KeyError, csv.Error, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise TableError(f"{path} cannot be read: {error}") from error
     if not any(values.size for values in table.values()):
         raise TableError(f"{path} has no samples")

@@ -70,7 +70,8 @@ class PlaneConfig:
 
     Attributes:
       epochs: total number of training epochs.
-      probe_every: epochs between probes; epoch 0, before training, is probed too.
+      probe_every: epochs between probes; epoch 0, before training, is probed too. If it is more
+        than `epochs`, the last epoch is probed beside epoch 0.
       layers: names of the model's probes in order of depth. Each layer must be a function of the
         one before, without skip connections around it.
       probe_size: number of training images that are probed, a random choice; all of them if there
@@ -217,7 +218,8 @@ class PlaneConfig:
 
     def probe_epochs(self) -> tuple[int, ...]:
         """Epochs after which the layers are probed."""
-        return tuple(range(0, self.epochs + 1, self.probe_every))
+        every = min(self.probe_every, max(self.epochs, 1))
+        return tuple(range(0, self.epochs + 1, every))
 
 
 def _are_names(values: Any) -> bool:

@@ -10,7 +10,6 @@ Both packages are imported only when they are needed.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import math
@@ -163,21 +162,36 @@ def published_files(name: str) -> dict[str, UrlInfo]:
 
 
 def host_answers(url: str, seconds: float = 4.0) -> bool:
-    """Return whether the URL's host answers, through the proxies that a download would use."""
+    """Return whether the URL's host answers, through the proxies that a download would use.
+
+    Args:
+      url: of a file.
+      seconds: limit on the time that it takes.
+
+    Raises:
+      Exception: what is no failure of the network, which a substitute for the data must not hide.
+    """
     import requests
 
     answered = threading.Event()
+    mistakes: list[Exception] = []
 
     def ask() -> None:
-        with contextlib.suppress(requests.RequestException):
+        try:
             # A proxy that cannot reach the host answers too, with a status from 500 on.
             if requests.head(url, timeout=3, allow_redirects=True).status_code < 500:
                 answered.set()
+        except requests.RequestException:
+            pass
+        except Exception as error:
+            mistakes.append(error)
 
     # The timeout does not cover name resolution, so a thread bounds the total.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
+    if mistakes:
+        raise mistakes[0]
     return answered.is_set()
 
 
@@ -199,6 +213,11 @@ def _load_full(name: str, folder: Path | None) -> Dataset:
             raise ValueError(
                 f"{name}: images of shape {pixels.shape} with {len(labels)} labels, expected "
                 f"({len(labels)}, 28, 28); fetch the four files again"
+            )
+        if labels.max(initial=0) >= NUM_CLASSES:
+            raise ValueError(
+                f"{name}: labels must be below {NUM_CLASSES}, got {labels.max()}; fetch the four "
+                "files again"
             )
     return Dataset(
         name=name,

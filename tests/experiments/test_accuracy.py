@@ -50,13 +50,13 @@ def test_select_problems_takes_full_names_alone_and_parts_anywhere():
         (["--problems=gaussian,nonsense"], "no problem has 'nonsense' in its name"),
         (["--problems=blob", "--benchmark=bmi"], "has 'blob' in its name in --benchmark=bmi"),
         (["--problems=swiss roll", "--half=tuned"], "--half=tuned leaves none of the 1 problems"),
-        (["--n=0"], "--n must be at least 1, got 0"),
-        (["--estimator=default,oracle"], "--estimator must be out of .*got 'default,oracle'"),
-        (["--estimator="], "--estimator must be out of default, "),
+        (["--n=0"], "--n must be at least 100, got 0"),
+        (["--estimator=default,oracle"], "--estimator has oracle; choose from "),
+        (["--estimator="], "--estimator is empty; choose from default, "),
         (["--benchmark=wild", "--data_dir=nowhere"], "data_dir='nowhere' is not a folder"),
         (["--seeds=0"], "--seeds must be at least 1, got 0"),
-        (["--curve", "--sizes=500,few"], "--sizes must be positive integers, got 500,few"),
-        (["--curve", "--sizes=0"], "--sizes must be positive integers, got 0"),
+        (["--curve", "--sizes=500,few"], "--sizes must be integers of at least 100, got 500,few"),
+        (["--curve", "--sizes=99"], "--sizes must be integers of at least 100, got 99"),
     ],
 )
 def test_experiment_wrong_flag_ends_before_the_folder_is_made(arguments, message, tmp_path):

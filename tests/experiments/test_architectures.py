@@ -222,7 +222,7 @@ def test_report_shows_errors_spreads_and_changes():
         ({"seeds": 0, "epochs": -1}, "--seeds must be at least 1, got 0; --epochs must be at"),
         ({"layer_nats": 0.0}, r"--layer_nats must be in \(0, ln n\) = .*, got 0.0"),
         ({"n": 100, "layer_nats": 5.0}, r"--layer_nats must be in .* = \(0, 4.61\), got 5.0"),
-        ({"parts": ["synthetic", "more"]}, "--parts must be out of synthetic, layers, got"),
+        ({"parts": ["synthetic", "more"]}, "--parts has more; choose from synthetic, layers"),
     ],
 )
 def test_flag_values_wrong_flags_are_named(values, message):

@@ -77,7 +77,7 @@ def test_run_that_is_interrupted_says_how_to_go_on(tmp_path, number, name, flags
 def test_run_refuses_positional_arguments(monkeypatch):
     calls = []
     monkeypatch.setattr(common.app, "run", lambda main: main(["program", "--n=1", "folder"][::2]))
-    with pytest.raises(common.app.UsageError, match="unexpected arguments folder"):
+    with pytest.raises(SystemExit, match=r"^error: unexpected arguments folder"):
         common.run(lambda: calls.append("experiment"))
     monkeypatch.setattr(common.app, "run", lambda main: main(["program"]))
     common.run(lambda: calls.append("experiment"))
@@ -100,7 +100,10 @@ def test_settings_of_has_the_flags_of_program_and_common():
         (["--process_id=0"], False, "this program runs in one process; remove --coordinator"),
         (["--process_id=0"], True, "are needed together, got None, None, 0"),
         (["--coordinator=here:1", *OF_TWO, "--process_id=2"], True, "must be in 0 … 1, got 2"),
-        (["--coordinator=here", *OF_TWO, "--process_id=0"], True, "must be host:port, got here"),
+        (["--coordinator=here", *OF_TWO, "--process_id=0"], True, "must be host:port, .*got here"),
+        (["--coordinator=:1", *OF_TWO, "--process_id=0"], True, "must be host:port, .*got :1"),
+        (["--coordinator=a:65536", *OF_TWO, "--process_id=0"], True, "below 65536, got a:65536"),
+        (["--coordinator=a:1", "--num_processes=0", "--process_id=0"], True, "at least 1, got 0"),
     ],
 )
 def test_select_devices_wrong_flags_are_named(arguments, processes, message):

@@ -75,7 +75,7 @@ def test_flag_values_quick_leaves_given_flags():
     [
         ({"targets": ["x"]}, "--targets must be integers of at least 1, got 'x'"),
         ({"distances": ["0"]}, "--distances must be integers of at least 1"),
-        ({"starts": ["kept", "warm"]}, "--starts has warm; known are kept"),
+        ({"starts": ["kept", "warm"]}, "--starts has warm; choose from kept"),
         ({"starts": ["kept", "kept"]}, "--starts must be different names"),
         ({"layers": ["softmax", "conv1"]}, "--layers must be in the order of depth"),
         ({"noise": -1.0}, "--noise must be at least 0"),

@@ -127,6 +127,11 @@ def test_probe_epochs_include_epoch_0():
     assert PlaneConfig(epochs=9, probe_every=4).probe_epochs() == (0, 4, 8)
 
 
+@pytest.mark.parametrize(("epochs", "probed"), [(0, (0,)), (1, (0, 1)), (3, (0, 3)), (4, (0, 4))])
+def test_probe_epochs_of_a_short_run_have_its_last(epochs, probed):
+    assert PlaneConfig(epochs=epochs, probe_every=4).probe_epochs() == probed
+
+
 def test_seed_keys_differ_by_seed_and_purpose():
     keys = [key for seed in (0, 1) for key in seed_keys(seed).values()]
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 8
