@@ -16,6 +16,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,13 +24,16 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import benchmark_growth
 import common
 from absl import flags
 from benchmark_growth import chunk_call, seconds_of
 from common import markdown_table
+
+if TYPE_CHECKING:  # imported where needed, so that --help answers at once
+    from mine_jax.lenet.datasets import Dataset
 
 PARTS = ("product", "lenet", "round", "probe", "lower_bound", "start", "growth")
 RATES = PARTS[:3]
@@ -186,7 +190,9 @@ def measure_rates(parts: Sequence[str]) -> tuple[list[Figure], dict[str, list[fl
         for rate, measurements in zip(rates, values, strict=True):
             measurements.append(rate.measure())
         if FLAGS.against:
-            for unit, value in read_figures(FLAGS.against).items():
+            with common.user_errors():
+                printed = read_figures(FLAGS.against)
+            for unit, value in printed.items():
                 other.setdefault(unit, []).append(value)
     figures = [
         Figure(rate.name, measurements, rate.unit, rate.gflop)
@@ -196,10 +202,15 @@ def measure_rates(parts: Sequence[str]) -> tuple[list[Figure], dict[str, list[fl
 
 
 def read_figures(command: str) -> dict[str, float]:
-    """Run a command and return the first figure that it prints in each of `UNITS`."""
+    """Run a command and return the first figure that it prints in each of `UNITS`.
+
+    Raises:
+      ValueError: if it fails, or prints no figure.
+    """
     result = subprocess.run(shlex.split(command), capture_output=True, text=True)
     if result.returncode:
-        raise ValueError(f"--against={command} failed: {result.stderr.strip()[-500:]}")
+        reason = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
+        raise ValueError(f"--against={command} failed: {reason[-500:]}")
     pattern = r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
     figures: dict[str, float] = {}
     for value, unit in re.findall(f"{pattern}({'|'.join(UNITS)})", result.stdout):
@@ -212,12 +223,10 @@ def read_figures(command: str) -> dict[str, float]:
 # --- Times ----------------------------------------------------------------------------------------
 
 
-def time_probes() -> list[Figure]:
+def time_probes(data: "Dataset") -> list[Figure]:
     """Time a probe of LeNet-5 with all its fits, without compilation: cold, and warm-started."""
     from mine_jax import LeNet5, information_plane
-    from mine_jax.lenet import datasets
 
-    data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
     config = information_plane.PlaneConfig(epochs=1, probe_every=1)
     model = LeNet5(num_classes=data.num_classes)
     train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
@@ -311,13 +320,18 @@ def check_flags() -> None:
     """Raise ValueError that names a wrong flag."""
     if unknown := common.unknown_names("parts", FLAGS.parts, PARTS):
         raise ValueError(*unknown)
+    if not FLAGS.parts:
+        raise ValueError(f"--parts is empty; choose from {', '.join(PARTS)}")
     for name in ("repeats", "steps", "lenet_batch", "mine_batch", "hidden"):
         if (value := getattr(FLAGS, name)) < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-    if not all(width.isdecimal() and int(width) for width in FLAGS.layer_dims):
-        raise ValueError(f"--layer_dims must be numbers of units, got {','.join(FLAGS.layer_dims)}")
+    widths = FLAGS.layer_dims
+    if not widths or not all(width.isdecimal() and int(width) for width in widths):
+        raise ValueError(f"--layer_dims must be numbers of units, got {','.join(widths)!r}")
     if FLAGS.against and not set(RATES) & set(FLAGS.parts):
         raise ValueError(f"--against is compared with {', '.join(RATES)}; name one in --parts")
+    if FLAGS.against and not shutil.which(shlex.split(FLAGS.against)[0]):
+        raise ValueError(f"--against={FLAGS.against}: there is no such program")
 
 
 def experiment() -> None:
@@ -327,6 +341,11 @@ def experiment() -> None:
         if FLAGS["compilation_cache"].using_default_value:
             FLAGS.compilation_cache = ""  # a benchmark shows what a first run compiles
         devices = common.select_devices()
+        data = None
+        if "probe" in FLAGS.parts:
+            from mine_jax.lenet import datasets
+
+            data = datasets.load(FLAGS.dataset, FLAGS.data_dir)
         folder = Path(FLAGS.out_dir)
         folder.mkdir(parents=True, exist_ok=True)
     print(f"{', '.join(devices)}; {os.cpu_count()} cores", flush=True)
@@ -334,7 +353,7 @@ def experiment() -> None:
         # The first call in this process comes first.
         times = time_lower_bound() if "lower_bound" in FLAGS.parts else []
         figures, other = measure_rates(FLAGS.parts)
-        figures += times + (time_probes() if "probe" in FLAGS.parts else [])
+        figures += times + (time_probes(data) if data else [])
         growth = (
             benchmark_growth.measure(FLAGS.steps, FLAGS.repeats) if "growth" in FLAGS.parts else []
         )

@@ -19,7 +19,7 @@ from fault_injection import Table, table_from_file
 
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
-PARTS = ("kills", "data_files")
+PARTS = ("kills", "flags", "data_files")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)

@@ -55,8 +55,11 @@ def plane_configs() -> "dict[float, PlaneConfig]":
             levels.append(float(text))
         except ValueError:
             raise ValueError(f"--levels must be numbers, got {text!r}") from None
-    if len(levels) < 2 or len(set(levels)) < len(levels) or min(levels) <= 0:
-        raise ValueError(f"--levels must be two or more different numbers above 0, got {levels}")
+    in_range = all(0 < level < math.inf for level in levels)
+    if len(levels) < 2 or len(set(levels)) < len(levels) or not in_range:
+        raise ValueError(
+            f"--levels must be two or more different finite numbers above 0, got {levels}"
+        )
     names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
     values = {name: FLAGS[name].value for name in names} | {"deterministic": False}
     configs = {level: PlaneConfig(**values, noise_std=level) for level in levels}

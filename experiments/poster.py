@@ -8,6 +8,7 @@ to do the same; tests/experiments/test_poster.py compares their gradients.
 """
 
 import math
+import sys
 from typing import Any
 
 import flax.linen as nn
@@ -86,4 +87,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(f"error: this program takes no arguments, got {' '.join(sys.argv[1:])}")
     main()

@@ -66,9 +66,7 @@ def measure(folder: Path, times: int | None) -> Table:
 
 def _damaged(folder: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for damage in DAMAGES:
-        shutil.rmtree(folder, ignore_errors=True)
-        for seed, name in enumerate(FULL_NAMES):
-            _write(folder / name, seed)
+        _write_all(folder)
         with ExitStack() as stack:
             if damage.published:
                 damage.apply(folder / "mnist")
@@ -82,9 +80,7 @@ def _damaged(folder: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 def _mistaken(folder: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for place in ("published_files", "_sha256", "read_idx", "_to_images"):
-        shutil.rmtree(folder, ignore_errors=True)
-        for seed, name in enumerate(FULL_NAMES):
-            _write(folder / name, seed)
+        _write_all(folder)
         with ExitStack() as stack:
             _publish(stack, folder)
             _fail(stack, f"mine_jax.lenet.datasets.{place}")
@@ -133,13 +129,15 @@ def _publish(stack: ExitStack, folder: Path) -> None:
     stack.enter_context(mock.patch.dict("os.environ", environment))
 
 
-def _write(folder: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for file, n in zip(FILES, LENGTHS, strict=True):
-        images = "images" in file
-        shape = (n, 28, 28) if images else (n,)
-        _write_idx(folder / file, rng.integers(0, 256 if images else 10, shape, np.uint8))
+def _write_all(folder: Path) -> None:
+    """Write the files of all three data sets, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rng = np.random.default_rng(0)
+    for name in FULL_NAMES:
+        (folder / name).mkdir(parents=True)
+        for file, n in zip(FILES, LENGTHS, strict=True):
+            high, shape = (256, (n, 28, 28)) if "images" in file else (10, (n,))
+            _write_idx(folder / name / file, rng.integers(0, high, shape, np.uint8))
 
 
 def _write_idx(path: Path, array: np.ndarray, shape: tuple[int, ...] | None = None) -> None:

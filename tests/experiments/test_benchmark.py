@@ -155,15 +155,20 @@ def test_read_figures_takes_the_first_figure_of_each_unit_and_names_useless_prog
     [
         ("--parts=lenet,nothing", "--parts has nothing; choose from product, lenet, round"),
         ("--repeats=0", "--repeats must be at least 1, got 0"),
-        ("--layer_dims=12,x", "--layer_dims must be numbers of units, got 12,x"),
+        ("--layer_dims=12,x", "--layer_dims must be numbers of units, got '12,x'"),
+        ("--layer_dims=", "--layer_dims must be numbers of units, got ''"),
+        ("--parts=", "--parts is empty; choose from product, lenet, round"),
+        ("--against=no_such_program x", "--against=no_such_program x: there is no such program"),
+        (["--parts=probe", "--against=", "--data_dir=nowhere"], "data_dir='nowhere' is not a"),
         ("--parts=start", "--against is compared with product, lenet, round"),
         ("--num_devices=99", "--num_devices=99, but there are"),
     ],
 )
 def test_experiment_wrong_flag_ends_before_the_folder_is_made(argument, message, tmp_path):
     folder = tmp_path / "run"
+    arguments = [argument] if isinstance(argument, str) else argument
     with (
-        set_flags(script, f"--out_dir={folder}", "--against=other", argument),
+        set_flags(script, f"--out_dir={folder}", f"--against={sys.executable}", *arguments),
         pytest.raises(SystemExit, match=f"^error: {message}"),
     ):
         script.experiment()
