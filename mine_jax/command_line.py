@@ -11,6 +11,7 @@ from typing import Any
 
 from mine_jax.estimate.table_files import read_table, select
 from mine_jax.information_plane import Plane, load
+from mine_jax.information_plane.planes import printable
 from mine_jax.information_plane.records import RunFolderError
 
 SUFFIXES = (".png", ".pdf", ".svg", ".html")
@@ -159,7 +160,7 @@ def _plot(arguments: argparse.Namespace) -> None:
         merged.html(out)
     else:
         _write_figure(_figure(runs, merged, arguments.over_epochs), out)
-    print(f"Written to {out}")
+    print(f"Written to {printable(str(out))}")
 
 
 def _load_runs(folders: Sequence[str]) -> dict[str, Plane]:
@@ -171,7 +172,7 @@ def _load_runs(folders: Sequence[str]) -> dict[str, Plane]:
         if not path.is_dir():
             kind = "is a file, no run folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {kind}{_similar_folder(path)}")
-        runs[name if names.count(name) == 1 else str(path)] = load(path)
+        runs[printable(name if names.count(name) == 1 else str(path))] = load(path)
     return runs
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -34,6 +35,8 @@ Row = dict[str, Any]
 KIND = "plane"  # of a folder that `Plane.save` may write again
 SCREEN_DPI = 110
 MAX_LINES = 40  # of the table that `repr` shows
+# Control characters and halves of surrogates: terminals obey them, XML and fonts have none.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, repr=False)
@@ -241,6 +244,15 @@ def load(folder: str | os.PathLike) -> Plane:
     return Plane.load(folder)
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes in the place of characters that no text file can hold.
+
+    Args:
+      text: a name of a layer, a run or data.
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
@@ -271,9 +283,14 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _json(value: Any) -> Any:
-    """Return what JSON gives back: plain dicts, lists and numbers, None where none is finite."""
+    """Return what JSON gives back: plain dicts, lists and numbers, None where none is finite.
+
+    Texts become `printable`: they are shown in terminals, figures and pages.
+    """
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
+        return {printable(str(key)): _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
     if isinstance(value, np.generic):
