@@ -111,7 +111,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, DatasetUnavailable, RunFolderError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 def unknown_names(flag: str, names: Iterable[str], known: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         words = arguments.command is _estimate and not unknown[0].startswith("-")
         hint = " (names are separated by commas, as in --x age,height)" if words else ""
+        options = re.findall(r"--\w+", arguments.usage)
+        if close := difflib.get_close_matches(unknown[0].partition("=")[0], options, 1):
+            hint = f" (did you mean {close[0]}?)"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         arguments.command(arguments)
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument(
         "--over_epochs", action="store_true", help="values and accuracy against the epoch"
     )
+    plot.set_defaults(usage=plot.format_usage())
     text = "estimate the mutual information of columns of a file"
     estimate = commands.add_parser(
         "estimate",
@@ -131,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--test", action="store_true", help="test independence, too, and print the p-value"
     )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
+    estimate.set_defaults(usage=estimate.format_usage())
     return parser
 
 
@@ -148,7 +154,8 @@ def _plot(arguments: argparse.Namespace) -> None:
     if kind == ".html" and arguments.over_epochs:
         raise UserError("--over_epochs is for figures; the page has a slider of the epochs instead")
     if not out.absolute().parent.is_dir():
-        raise UserError(f"the folder of --out, {out.parent}, does not exist; make it first")
+        kind = "is a file" if out.parent.exists() else "does not exist; make it first"
+        raise UserError(f"the folder of --out, {out.parent}, {kind}")
     runs = _load_runs(arguments.folders)
     merged = merge_seeds(list(runs.values()))
     if kind == ".html":

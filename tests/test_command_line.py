@@ -2,6 +2,7 @@
 
 import json
 import sys
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -129,6 +130,7 @@ def test_plot_says_what_is_wrong(make_run, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "is a file, no run folder" in error_of(capsys, "plot", str(tmp_path / "file"))
     assert ".png, .pdf, .svg, .html" in error_of(capsys, "plot", run, "--out", "plane.jpg")
+    assert "file, is a file" in error_of(capsys, "plot", run, "--out", f"{tmp_path}/file/plane.png")
     missing = str(tmp_path / "missing" / "plane.png")
     assert "does not exist; make it first" in error_of(capsys, "plot", run, "--out", missing)
     page = str(tmp_path / "plane.html")
@@ -264,6 +266,28 @@ def test_file_that_cannot_be_written_is_named_without_the_partial_one(tmp_path):
         with pytest.raises(OSError, match=f"'{target}'$"), replacing(target) as partial:
             partial.write_text("")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["plot", "run", "--over_epoch"], "--over_epoch (did you mean --over_epochs?)"),
+        (["estimate", "a.csv", "--x", "0", "--z", "1", "--sed=1"], "(did you mean --seed?)"),
+    ],
+)
+def test_option_that_is_nearly_right_is_named(argv, hint, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert hint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_plot_of_a_folder_whose_name_no_text_can_hold(make_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run, other = make_run("run\x1b[31m"), make_run("b$x_{", noise_level=0.5)
+    assert main(["plot", run, other, "--out", "plane\x1b[31m.svg"]) == 0
+    assert capsys.readouterr().out == "Written to plane\\x1b[31m.svg\n"
+    ElementTree.parse(tmp_path / "plane\x1b[31m.svg")
 
 
 def test_help_has_examples_that_are_parsed(capsys):

@@ -1,5 +1,8 @@
 """Files of samples: which columns are numbers, text or missing."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -81,3 +84,51 @@ def test_decimals_with_a_comma_are_refused_and_text_with_one_is_not(tmp_path):
         read(tmp_path, "a;b\n1;-1,5\n2;NA\n3;20,25\n")
     table = read(tmp_path, "a;b\n1;1,5\n2;see 2,5\n")
     assert table["b"].tolist() == ["1,5", "see 2,5"]
+
+
+def header_of(shape):
+    file = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def archive_with(at, value):
+    """An archive with one bit set in the entry of its array, in both places that have it."""
+    file = io.BytesIO()
+    np.savez_compressed(file, a=np.arange(300.0))
+    content = bytearray(file.getvalue())
+    content[at] |= value
+    content[content.find(b"PK\x01\x02") + at + 2] |= value
+    return bytes(content)
+
+
+def damaged_deflate():
+    content = bytearray(archive_with(6, 0))
+    content[100:140] = bytes(40)
+    return bytes(content)
+
+
+def archive_too_large():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", header_of((10**13,)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("deflate.npz", damaged_deflate(), "decompressing"),
+        ("encrypted.npz", archive_with(6, 1), "encrypted"),
+        ("method.npz", archive_with(8, 0x40), "compression"),
+        ("large.npz", archive_too_large(), "Unable to allocate"),
+        ("large.npy", header_of((10**13, 2)), "Unable to allocate"),
+        ("header.npy", header_of((3,)).replace(b"(3,)", b"(3( "), "multi-line|header"),
+    ],
+)
+def test_damaged_arrays_are_named(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=f"{name} cannot be read: .*(?s:{reason})"):
+        read_table(path)

@@ -33,7 +33,7 @@ def jax_config():
 def test_user_errors_exits_with_the_message_and_keeps_other_errors():
     for error in (ValueError, OSError, DatasetUnavailable, RunFolderError):
         with pytest.raises(SystemExit, match=r"^error: no such folder$"), common.user_errors():
-            raise error("no such folder")
+            raise error("no such\n folder")
     with pytest.raises(TypeError, match="a mistake"), common.user_errors():
         raise TypeError("a mistake")
 

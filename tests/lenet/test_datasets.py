@@ -299,6 +299,25 @@ def test_load_different_numbers_of_images_and_labels_raises(published, monkeypat
         datasets.load("mnist", root)
 
 
+def test_load_labels_out_of_range_raises(published, monkeypatch):
+    root, _ = published
+    labels = np.arange(1, 11, dtype=np.uint8)
+    (root / "mnist" / FILES[3]).write_bytes(gzip.compress(idx_bytes(labels)))
+    record(root, "http://host.invalid", monkeypatch)
+    with pytest.raises(ValueError, match="mnist: labels must be below 10, got 10"):
+        datasets.load("auto", root)
+
+
+def test_load_mistake_of_the_program_while_a_host_is_asked_is_not_hidden(published, monkeypatch):
+    def mistaken(*args, **kwargs):
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr("requests.head", mistaken)
+    monkeypatch.setattr(datasets, "host_answers", HOST_ANSWERS)
+    with pytest.raises(TypeError, match="a mistake"):
+        datasets.load("auto")
+
+
 def test_load_mnist_5k_is_stratified_and_shuffled(mnist_5k):
     assert mnist_5k.notice == ""
     for labels, per_class in ((mnist_5k.train_labels, 400), (mnist_5k.test_labels, 100)):
