@@ -30,15 +30,18 @@ def test_experiment_measures_in_turn_with_another_program(tmp_path, monkeypatch,
     monkeypatch.setattr(script, "matrix_product", lambda: rate("GFLOP/s"))
     monkeypatch.setattr(script, "lenet_steps", lambda: rate("steps/s"))
     arguments = [f"--out_dir={tmp_path}", "--parts=lenet,product", "--repeats=2"]
-    with set_flags(script, *arguments, "--against=other"):
+    with set_flags(script, *arguments, f"--against={sys.executable}"):
         script.experiment()
     rates = ["GFLOP/s", "steps/s"]
-    assert order == [*rates, *rates, "other", *rates, "other"]
+    assert order == [*rates, *rates, sys.executable, *rates, sys.executable]
     content = json.loads((tmp_path / "benchmark.json").read_text())
     figures = {figure["unit"]: figure for figure in content["figures"]}
     assert list(figures) == ["GFLOP/s", "steps/s", "GiB"]
     assert [len(figure["values"]) for figure in figures.values()] == [2, 2, 1]
-    assert content["against"] == {"command": "other", "figures": {"steps/s": [0.5, 0.5]}}
+    assert content["against"] == {
+        "command": sys.executable,
+        "figures": {"steps/s": [0.5, 0.5]},
+    }
     text = (tmp_path / "benchmark.md").read_text()
     assert text in capsys.readouterr().out
     assert f"| 0.5 | {figures['steps/s']['median'] / 0.5:.2f} |" in text

@@ -10,7 +10,7 @@ from made_records import DESCRIPTION, EPOCHS, LAYERS, make_records
 from mine_jax import Plane, Recorder, load
 from mine_jax.information_plane import PlaneConfig, figure_runs
 from mine_jax.information_plane.planes import printable
-from mine_jax.information_plane.records import RunFolderError
+from mine_jax.information_plane.records import RunFolderWarning
 
 NAMES = (
     *("$x_{", "--><!--]]>", "</script><img src=x onerror=alert(1)>", "quotes \"'& &amp;"),
@@ -96,8 +96,9 @@ def test_snapshot_that_holds_code_is_refused_and_does_not_run(tmp_path):
     Recorder(labels, folder=folder).add(0, {"out": np.zeros((400, 2))})
     (path,) = (folder / "snapshots").glob("*.npz")
     np.savez(path, **{"0": np.array([Trap(trap)] * 400, object)})
-    with pytest.raises(RunFolderError, match="is damaged"):
-        Recorder(labels, folder=folder).plane()
+    recorder = Recorder(labels, folder=folder)
+    with pytest.warns(RunFolderWarning, match="is damaged"), pytest.raises(ValueError, match="add"):
+        recorder.plane()
     assert not trap.exists()
     with np.load(path, allow_pickle=True) as file:  # the trap works
         file["0"]
