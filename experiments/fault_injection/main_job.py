@@ -47,27 +47,28 @@ class Outcome(NamedTuple):
         return next(iter(self.errors.strip().splitlines()[::-1]), "")
 
 
-def start(folder: Path, *arguments: str, cache: Path) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, cache: Path, logs: Path | None = None) -> subprocess.Popen:
     """Start the main job in the background.
 
     Args:
-      folder: its --out_dir; standard output and error go to files beside it.
+      folder: its --out_dir.
       arguments: other flags.
       cache: folder for compiled programs.
+      logs: files of standard output and error, without ending; None for those beside the folder.
     """
     command = [sys.executable, str(PROGRAM), f"--out_dir={folder}", "--noprogress"]
     command += [f"--compilation_cache={cache}", *arguments]
-    paths = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
+    paths = _logs(logs or folder)
     with open(paths[0], "w") as output, open(paths[1], "w") as errors:
         return subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
 
 
-def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float = 900) -> Outcome:
+def finish(process: subprocess.Popen, logs: Path, since: float, timeout: float = 900) -> Outcome:
     """Wait for a process of `start`.
 
     Args:
       process: it.
-      folder: its --out_dir.
+      logs: files of standard output and error, without ending.
       since: its start, by `time.perf_counter`.
       timeout: seconds until it is killed, which counts as hanging.
     """
@@ -77,14 +78,13 @@ def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float
         process.kill()
         process.wait()
     seconds = time.perf_counter() - since
-    texts = [folder.with_name(f"{folder.name}.{name}").read_text() for name in ("out", "err")]
-    return Outcome(process.returncode, seconds, *texts)
+    return Outcome(process.returncode, seconds, *(path.read_text() for path in _logs(logs)))
 
 
-def run(folder: Path, *arguments: str, cache: Path) -> Outcome:
+def run(folder: Path, *arguments: str, cache: Path, logs: Path | None = None) -> Outcome:
     """Run the main job to its end, see `start`."""
     since = time.perf_counter()
-    return finish(start(folder, *arguments, cache=cache), folder, since)
+    return finish(start(folder, *arguments, cache=cache, logs=logs), logs or folder, since)
 
 
 def whole(folder: Path, arguments: Sequence[str], cache: Path) -> Outcome:
@@ -138,6 +138,10 @@ def size(folder: Path) -> int:
         for place, _, names in os.walk(folder)
         for name in names
     )
+
+
+def _logs(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.{name}") for name in ("out", "err")]
 
 
 def _rows(path: Path) -> list[dict]:
