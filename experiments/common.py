@@ -13,18 +13,21 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 HERE = Path(__file__).parent
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 PACKAGES = ("mine_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+# Seconds without a sign of life after which one of several processes counts as ended.
+HEARTBEAT_SECONDS = 15
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 COMPILE_PREFIX = "/jax/core/compile/"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -70,17 +73,41 @@ def run(experiment: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax logs every step of a checkpoint
         signal.signal(signal.SIGTERM, _interrupt)
         warnings.showwarning = _show_warning
-        from mine_jax.information_plane.records import RunFolderError
-
         try:
-            experiment()
-        except RunFolderError as error:
-            sys.exit(f"error: {error}. {_how_to_go_on()}")
-        except KeyboardInterrupt as interrupt:
-            print(f"\nInterrupted. {_how_to_go_on()}", file=sys.stderr, flush=True)
-            sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+            _run_to_end(experiment)
+        except BaseException as error:
+            if FLAGS.coordinator:
+                _end_at_once(error)
+            raise
 
     app.run(main)
+
+
+def _run_to_end(experiment: Callable[[], None]) -> None:
+    from mine_jax.information_plane.records import RunFolderError
+
+    try:
+        experiment()
+    except RunFolderError as error:
+        sys.exit(f"error: {error}. {_how_to_go_on()}")
+    except KeyboardInterrupt as interrupt:
+        print(f"\nInterrupted. {_how_to_go_on()}", file=sys.stderr, flush=True)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+
+
+def _end_at_once(error: BaseException) -> NoReturn:
+    """End one of several processes without waiting for the others, which then end, too.
+
+    At its usual end JAX waits for all processes, and those wait for what this one computes.
+    """
+    status = error.code if isinstance(error, SystemExit) else 1
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
@@ -196,7 +223,12 @@ def select_devices(processes: bool = False) -> list[str]:
             raise ValueError(
                 f"--coordinator must be host:port, the port below 65536, got {FLAGS.coordinator}"
             )
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        jax.distributed.initialize(
+            FLAGS.coordinator,
+            FLAGS.num_processes,
+            FLAGS.process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     name = FLAGS.platform
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
     if name in ("cpu", "tpu"):
