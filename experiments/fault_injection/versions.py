@@ -63,7 +63,9 @@ def _result(folder: Path, version: str, packages: str) -> dict[str, Any]:
     versions = environments.create(work, python, "-r", "requirements.txt", "-e", ".[test]", *limits)
     report = work / "report.xml"
     # One worker: a test that ends the process is reported, and the others go on.
-    command = [work / "venv/bin/python", "-m", "pytest", "-n", "1", f"--junitxml={report}"]
+    # Warnings that other versions of packages give are no errors.
+    options = ("-n", "1", "-W", "default", f"--junitxml={report}")
+    command = [work / "venv/bin/python", "-m", "pytest", *options]
     with (work / "output.txt").open("w") as output:
         subprocess.run(
             command,
