@@ -21,7 +21,7 @@ def measure(folder: Path, times: int | None) -> Table:
     draw = random.Random(SEED)
     cache, expected = folder / "compiled", folder / "whole"
     main_job.whole(expected, main_job.SHORT, cache)
-    last, before = "checkpoints/3", "checkpoints/2"
+    last, before = "checkpoints/2", "checkpoints/1"
     names = sorted(
         path.relative_to(expected).as_posix()
         for path in (expected / last).rglob("*")
@@ -51,12 +51,12 @@ def measure(folder: Path, times: int | None) -> Table:
         for name in ("config.json", *main_job.ROWS):
             attempt(f"{way} {name}", lambda run, d=damage, n=name: d(run / n), name)
         for name in draw.sample(names, times or 2):
-            attempt(f"{way} {name}", lambda run, d=damage, n=name: d(run / n), "checkpoint 3")
+            attempt(f"{way} {name}", lambda run, d=damage, n=name: d(run / n), "checkpoint 2")
     attempt("no last checkpoint", lambda run: shutil.rmtree(run / last), "")
     attempt(
         "a flipped bit in all checkpoints",
         lambda run: [_flip(draw)(run / place / "SHA256SUMS") for place in (last, before)],
-        "checkpoint 2",
+        "checkpoint 1",
     )
     attempt("half a line at the end of records.jsonl", _half_line, "")
     return Table(
@@ -88,4 +88,4 @@ def _remove(path: Path) -> None:
 
 def _half_line(run: Path) -> None:
     with open(run / "records.jsonl", "a") as file:
-        file.write('{"seed": 0, "epoch": 4, "lay')
+        file.write('{"seed": 0, "epoch": 3, "lay')
