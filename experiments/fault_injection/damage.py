@@ -19,7 +19,7 @@ def measure(folder: Path, times: int | None) -> Table:
       times: number of files of the last checkpoint that are damaged in each way; None for 2.
     """
     draw = random.Random(SEED)
-    cache, expected = folder / "compiled", folder / "whole"
+    cache, expected = main_job.shared(folder)
     main_job.whole(expected, main_job.SHORT, cache)
     last, before = "checkpoints/2", "checkpoints/1"
     names = sorted(

@@ -26,7 +26,7 @@ def measure(folder: Path, times: int | None) -> Table:
     """
     times = times or TIMES
     draw = random.Random(SEED)
-    cache, expected = folder / "compiled", folder / "whole"
+    cache, expected = main_job.shared(folder)
     seconds = main_job.whole(expected, main_job.SHORT, cache).seconds
     rows, failures = [], []
 

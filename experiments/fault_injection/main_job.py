@@ -87,6 +87,15 @@ def run(folder: Path, *arguments: str, cache: Path, logs: Path | None = None) ->
     return finish(start(folder, *arguments, cache=cache, logs=logs), logs or folder, since)
 
 
+def shared(folder: Path) -> tuple[Path, Path]:
+    """Return the folders of compiled programs and of the run without faults, for all parts.
+
+    Args:
+      folder: that of a part.
+    """
+    return folder.parent / "compiled", folder.parent / "whole"
+
+
 def whole(folder: Path, arguments: Sequence[str], cache: Path) -> Outcome:
     """Return the outcome of a run without faults, which is run where it is not there yet.
 

@@ -21,7 +21,7 @@ def measure(folder: Path, times: int | None) -> Table:
       folder: for the runs.
       times: number of repetitions of each kill; None for 2.
     """
-    cache, expected = folder / "compiled", folder / "whole"
+    cache, expected = main_job.shared(folder)
     main_job.whole(expected, main_job.SHORT, cache)
     rows, failures = [], []
 

@@ -24,7 +24,7 @@ def measure(folder: Path, times: int | None) -> Table:
       times: not used: each size is tried once.
     """
     del times
-    cache, expected = folder / "compiled", folder / "whole"
+    cache, expected = main_job.shared(folder)
     main_job.whole(expected, main_job.SHORT, cache)
     rows, failures = [], []
 
