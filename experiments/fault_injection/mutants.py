@@ -162,7 +162,7 @@ def mutant_of(module: str, source: str, operator: str, occurrence: int) -> Mutan
 
     changed = mutating.mutate_code(source, plugins.get_operator(f"core/{operator}")(), occurrence)
     try:
-        compile(changed, module, "exec")
+        ast.parse(changed)
     except SyntaxError:
         return None
     lines = zip(source.splitlines(), changed.splitlines(), strict=False)

@@ -15,6 +15,8 @@ from mine_jax.information_plane.records import RunFolderError
 from mine_jax.lenet.datasets import DatasetUnavailable
 
 common = load_experiment("common")
+accuracy = load_experiment("accuracy")
+benchmark = load_experiment("benchmark")
 OF_TWO = ["--num_processes=2"]
 
 
@@ -85,7 +87,6 @@ def test_run_refuses_positional_arguments(monkeypatch):
 
 
 def test_settings_of_has_the_flags_of_program_and_common():
-    accuracy = load_experiment("accuracy")
     with set_flags(accuracy, "--n=300", "--platform=cpu", "--publish"):
         settings = accuracy.common.settings_of("accuracy")
     assert (settings["n"], settings["platform"]) == (300, "cpu")
@@ -168,7 +169,6 @@ def test_mean_leaves_out_nan_and_markdown_table_shows_a_dash():
 
 
 def test_write_page_has_the_command_without_paths_of_this_machine(tmp_path, monkeypatch):
-    benchmark = load_experiment("benchmark")
     common = benchmark.common
     monkeypatch.setattr(common, "HERE", tmp_path / "experiments")
     monkeypatch.setattr(common, "PACKAGES", ("jax", "no_such_package"))
