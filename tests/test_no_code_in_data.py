@@ -9,7 +9,7 @@ ROOT = Path(mine_jax.__file__).parents[1]
 SOURCES = [path for part in ("mine_jax", "experiments") for path in (ROOT / part).rglob("*.py")]
 # Modules whose readers run what a file says, and calls that run text.
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
-CALLS = {"eval", "exec", "compile", "__import__"}
+CALLS = {"eval", "exec", "__import__"}
 UNPACKING = {"extractall", "extract", "unpack_archive"}
 
 

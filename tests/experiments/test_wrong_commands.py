@@ -9,7 +9,11 @@ PROBE = ("--dataset=mnist_5k", "--layers=softmax", "--compilation_cache=")
 WRONG = [
     ("info_plane", ["--layers=conv3"], "--layers has conv3 (did you mean conv2?); choose from"),
     ("info_plane", ["--layers=../../softmax"], "--layers has ../../softmax"),
-    ("info_plane", ["--mine_learning_rate=inf"], "learning_rate must be positive, got inf"),
+    (
+        "info_plane",
+        ["--mine_learning_rate=inf"],
+        "learning_rate must be a number, positive, got inf",
+    ),
     ("info_plane", ["--noise_std=nan"], "got nan"),
     ("info_plane", ["--out_dir=file/run"], "cannot write into"),
     ("info_plane", ["--out_dir=file"], "is a file; choose another folder"),
@@ -24,11 +28,11 @@ WRONG = [
     ("noise_sweep", ["--levels=0.2,nan"], "--levels must be two or more different finite numbers"),
     ("noise_sweep", ["--out_dir=file/run"], "cannot write into"),
     ("twelve_inputs", ["--learning_rate=nan"], "--learning_rate must be positive and finite"),
-    ("twelve_inputs", ["--max_steps=0"], "max_steps must be an integer of at least 1, got 0"),
+    ("twelve_inputs", ["--max_steps=0"], "max_steps must be an integer of at least 1"),
     ("twelve_inputs", ["--seed=-1"], "--seed must be from 0 to 2**32 - 1, got -1"),
     ("twelve_inputs", ["--seed=4294967296"], "--seed must be from 0 to 2**32 - 1"),
     ("twelve_inputs", ["--out_dir=file/run"], "cannot write into"),
-    ("warm_start", ["--seed=-1"], "seed must be at least 0, got -1"),
+    ("warm_start", ["--seed=-1"], "seed must be an integer of at least 0"),
     ("warm_start", ["--quick", "--out_dir=file/run"], "cannot write into"),
     ("faults", ["--parts=flag"], "--parts has flag (did you mean flags?)"),
 ]
