@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
+from mine_jax.estimate.table_files import DAMAGED
 from mine_jax.estimate.variables import Discrete
 from mine_jax.information_plane import durable_files
 from mine_jax.information_plane.activations import (
@@ -271,7 +271,7 @@ class Recorder:
         try:
             with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
                 layers = {name: file[str(i)] for i, name in enumerate(self._shapes)}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             warnings.warn(
                 f"{path} is damaged ({error}): epoch {epoch} is left out; add it again",
                 RunFolderWarning,

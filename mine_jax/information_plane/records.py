@@ -20,6 +20,7 @@ from mine_jax.information_plane.checkpoints import Checkpoints
 CONFIG, FINDINGS, CHECKPOINTS = "config.json", "findings.json", "checkpoints"
 TRAINING, RECORDS, RESUMES = "training.jsonl", "records.jsonl", "resumes.jsonl"
 COPIED = (CONFIG, TRAINING, RECORDS)  # into each checkpoint
+NAMED = 6  # differences from another run that a message names
 
 Row = Mapping[str, Any]
 
@@ -361,9 +362,10 @@ class RunFolder:
                 elif part == "settings":
                     changed[path[0]] = wanted[part].get(path[0])
         if texts:
+            more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
             raise RunFolderError(
-                f"{self.path} holds another run: {'; '.join(texts)}. Resume with the settings and "
-                "versions of that run, or choose another folder"
+                f"{self.path} holds another run: {'; '.join(texts[:NAMED])}{more}. Resume with the "
+                "settings and versions of that run, or choose another folder"
             )
         return changed
 
