@@ -65,7 +65,7 @@ def to_array(values: Any, name: str) -> np.ndarray:
 def _may_be_changed(array: np.ndarray) -> bool:
     """Tell whether NumPy may have read other values than a list has."""
     return array.dtype.kind in "US" or (
-        array.dtype.kind == "f" and bool((np.abs(array) >= MAX_EXACT).any())
+        array.dtype == np.float64 and bool((np.abs(array) >= MAX_EXACT).any())
     )
 
 

@@ -107,9 +107,8 @@ def _block_moments(images: np.ndarray, scale: float) -> np.ndarray:
     """Compute `moments` of a block of images divided by `scale`, not rounded."""
     n, height, width, channels = images.shape
     pixels = np.moveaxis(images, -1, 1).reshape(n, channels, height * width)
-    median = np.median(pixels, axis=2, keepdims=True) / np.float64(scale)
-    pixels = np.divide(pixels, scale, dtype=np.float64)
-    contrast = pixels - median
+    pixels = np.divide(pixels, scale, dtype=np.float64)  # first: sums of the largest ones overflow
+    contrast = pixels - np.median(pixels, axis=2, keepdims=True)
     weights = np.einsum("ncp,ncp->np", contrast, contrast).reshape(n, height, width)
     total = weights.sum(axis=(1, 2))
     flat = total <= MIN_WEIGHT

@@ -87,7 +87,7 @@ def in_type(numbers, name):
                  for v in np.multiply(numbers, 5).ravel().tolist()]  # fmt: skip
         return np.array(whole, object).astype(dtype).reshape(numbers.shape)
     if dtype.kind == "c":
-        return numbers.astype(dtype)
+        return np.clip(numbers, -1e30, 1e30).astype(dtype)
     largest = float(jnp.finfo(dtype).max) if name != "longdouble" else np.finfo(float).max
     return np.clip(numbers, -largest, largest).astype(dtype)
 
