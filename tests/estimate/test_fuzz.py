@@ -3,6 +3,7 @@
 More examples: pytest tests/estimate/test_fuzz.py --hypothesis-profile=long
 """
 
+import decimal
 import functools
 import math
 import re
@@ -17,9 +18,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mine_jax import lower_bound
+from mine_jax import independence_test, lower_bound
 from mine_jax.estimate import estimation
+from mine_jax.estimate.image_moments import moments
 from mine_jax.estimate.variables import MAX_LABELS, read_variable
+from mine_jax.information_plane.activations import (
+    read_activations,
+    read_layer,
+    reason_not_measured,
+)
 from mine_jax.mine import MineConfig
 from mine_jax.mine.config import ENCODERS
 
@@ -99,8 +106,6 @@ def in_kind(numbers, name):
         return np.zeros(numbers.shape, [("a", float)])
     if name == "dates":
         return np.zeros(numbers.shape, "datetime64[s]")
-    import decimal
-
     make = {"object": float, "text": lambda v: f"{v:.1f}", "bytes": lambda v: b"%.1f" % v,
             "decimals": decimal.Decimal}[name]  # fmt: skip
     values = np.empty(len(flat), object)
@@ -313,3 +318,102 @@ def test_lower_bound_does_not_depend_on_the_type_and_the_layout(
 
 
 # --- Each of a list -------------------------------------------------------------------------------
+
+N = 60
+NORMAL = np.random.default_rng(0).normal(size=N)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.longdouble(1) + NORMAL.astype(np.longdouble) * np.longdouble("1e-18"), "tell apart"),
+        (NORMAL.astype(np.longdouble) * np.longdouble("1e1000"), "tell apart: .* divide them"),
+        ([decimal.Decimal("snan"), *range(N - 1)], "x has missing values in 1 of 60 rows"),
+        (
+            [np.ma.masked_greater(row, 2) for row in np.eye(N, 3) * 3],
+            "x has missing values in 3 of",
+        ),
+        ([2**63 + i for i in range(N - 1)] + [-1], "x holds integers beyond 64 bits"),
+        ("abc", r"x must be \(n, …\) with samples and columns, got shape \(\)"),
+        (NORMAL[:9], r"same number of samples, in pairs, got {'x': 9, 'z': 60}"),
+    ],
+)
+def test_lower_bound_refuses_what_it_would_change(compilations, x, message):
+    with compilations() as compiled, pytest.raises(ValueError, match=message):
+        lower_bound(x, NORMAL, config=QUICK)
+    assert compiled == []
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("seed", "such as jax.random.key.* got str 'seed'"),
+        (np.zeros(2, np.int32), r"got ndarray of int32, shape \(2,\)"),
+        (jax.random.split(jax.random.PRNGKey(0)), r"of uint32, shape \(2, 2\)"),
+        (
+            jax.random.split(jax.random.key(0)),
+            r"single PRNG key, got keys of shape \(2,\)",
+        ),
+    ],
+)
+def test_lower_bound_refuses_what_is_no_key(key, message):
+    with pytest.raises(TypeError, match=message):
+        lower_bound(NORMAL, NORMAL, key=key, config=QUICK)
+
+
+def test_lower_bound_takes_keys_of_both_kinds_and_refuses_what_cannot_be_called():
+    x, z = whole_samples("numbers", 0, True)
+    typed, legacy = (
+        lower_bound(x, z, key=key, config=QUICK).nats
+        for key in (jax.random.key(3), jax.random.PRNGKey(3))
+    )
+    assert typed == legacy
+    with pytest.raises(TypeError, match="on_progress must be a function of three arguments, got 3"):
+        lower_bound(x, z, config=QUICK, on_progress=3)
+
+
+def test_series_of_few_rows_asks_for_more_and_tests_speak_of_no_folds():
+    with pytest.raises(ValueError, match=r"60 rows are too few for blocks=7.*at least 70 rows"):
+        lower_bound(NORMAL, NORMAL[::-1], blocks=7)
+    for options, message in [
+        ({"blocks": 3}, "blocks must be an integer from 4 .one for each of 2 test parts"),
+        ({"groups": np.arange(N) % 3}, "at least 4 are needed, one for each of 2 test parts"),
+        ({"groups": np.minimum(np.arange(N)[::-1], 3)}, "use more groups, or smaller ones"),
+        ({"permutations": 10**30}, "at most 1,000,000, got 1000000000"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            independence_test(NORMAL, NORMAL[::-1], **options)
+        assert "fold" not in str(error.value)
+    with pytest.raises(ValueError, match=r"5 samples are too few.*give more") as error:
+        independence_test(NORMAL[:5], NORMAL[:5])
+    assert "fold" not in str(error.value)
+
+
+@pytest.mark.parametrize(("outlying", "other"), [(1e6, 1.0), (1.0, 1e6), (1e200, 1e-200)])
+def test_lower_bound_of_other_units_is_the_same(outlying, other):
+    x, z = whole_samples("numbers", 3, True)
+    expected = lower_bound(x, z, config=QUICK).nats
+    assert lower_bound(x * outlying, z * other, config=QUICK).nats == expected
+    assert lower_bound(x + 2.0**20, z, config=QUICK).nats == expected
+
+
+def test_images_of_the_largest_floats_have_finite_moments():
+    largest = np.finfo(np.float64).max
+    images = np.random.default_rng(0).uniform(0.5, 1, (N, 8, 8))
+    np.testing.assert_allclose(moments(images[..., None] * largest)[:, 2:],
+                               moments(images[..., None])[:, 2:], atol=2e-6)  # fmt: skip
+
+
+def test_layers_with_masked_rows_or_lost_variance_are_not_measured_as_others():
+    layer = np.random.default_rng(0).normal(size=(N, 3))
+    for masked in (np.ma.masked_greater(layer, 2), list(np.ma.masked_greater(layer, 2))):
+        with pytest.raises(ValueError, match=r"activations of a must be .* none of them .*masked"):
+            read_activations({"a": masked}, N)
+    for what in ("complex128", "<U1"):
+        with pytest.raises(ValueError, match=f"inputs must be real numbers, got dtype {what}"):
+            read_layer(np.zeros((N, 3), what), "inputs", N)
+    assert reason_not_measured(layer + 1e3, "a", 0) is None
+    assert reason_not_measured(np.full((N, 3), 0.1), "a", 0) is None
+    assert reason_not_measured(np.float32(layer + 1e6), "a", 0) is None
+    assert "Subtract the mean" in reason_not_measured(layer + 1e6, "a", 0)
+    assert "Subtract the mean" in reason_not_measured(layer + 1e9, "a", 0)
