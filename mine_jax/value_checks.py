@@ -48,9 +48,9 @@ def integer_problems(values: Any, limits: Mapping[str, tuple[int, int]]) -> list
     for name, (least, most) in limits.items():
         value = getattr(values, name)
         if not is_integer(value) or not least <= value <= most:
-            problems.append(
-                f"{name} must be an integer of at least {least} and at most {most:,}, got {value!r}"
-            )
+            above = is_integer(value) and value > most
+            wanted = f"at most {most:,}" if above else f"at least {least}"
+            problems.append(f"{name} must be an integer of {wanted}, got {value!r}")
     return problems
 
 

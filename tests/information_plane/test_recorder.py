@@ -149,8 +149,8 @@ def test_messages_name_the_value_and_the_remedy():
     rec = recorder()
     for activations, text in (
         ({}, "at least one layer"),
-        ({"a": np.zeros((N, 0))}, "no columns"),
-        ({"a": np.zeros((5, 2))}, r"\(5, 2\), but there are 300 labels"),
+        ({"a": np.zeros((N, 0))}, r"must have columns, got shape \(300, 0\)"),
+        ({"a": np.zeros((5, 2))}, r"a row for each of the 300 labels, .* got shape \(5, 2\)"),
         ({"a": np.zeros((N, 2), complex)}, "real numbers"),
         ([1, 2], r"mapping of names to arrays, such as \{.*; got list of int"),
         (np.zeros((N, 2)), r"mapping of names to arrays.*; got ndarray of ndarray"),
