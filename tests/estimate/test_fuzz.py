@@ -319,7 +319,7 @@ def test_lower_bound_does_not_depend_on_the_type_and_the_layout(
 
 # --- Each of a list -------------------------------------------------------------------------------
 
-N = 60
+N, KEY = 60, jax.random.key(0)
 NORMAL = np.random.default_rng(0).normal(size=N)
 
 
@@ -340,7 +340,7 @@ NORMAL = np.random.default_rng(0).normal(size=N)
 )
 def test_lower_bound_refuses_what_it_would_change(compilations, x, message):
     with compilations() as compiled, pytest.raises(ValueError, match=message):
-        lower_bound(x, NORMAL, config=QUICK)
+        lower_bound(x, NORMAL, key=KEY, config=QUICK)
     assert compiled == []
 
 
