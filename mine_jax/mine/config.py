@@ -176,7 +176,7 @@ class MineConfig:
         for name, (holds, wanted) in _RANGES.items():
             value = getattr(self, name)
             if not is_in_float32(value) or not holds(value):
-                problems.append(f"{name} must be a number, {wanted}, got {value!r}")
+                problems.append(f"{name} must be {wanted} and fit into float32, got {value!r}")
         for name, choices in _CHOICES.items():
             if not is_choice(getattr(self, name), choices):
                 problems.append(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
