@@ -1,6 +1,8 @@
 """Checkpoints: a pytree of arrays, copies of the files beside it, and checksums of all of it."""
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +40,7 @@ class Checkpoints:
         Raises:
           OSError: if it cannot be written.
         """
+        self._check_space(state, copies or {})
         try:
             with self._manager() as manager:
                 args = _orbax().args.StandardSave(_without_empty(state))
@@ -120,6 +123,16 @@ class Checkpoints:
         return jax.tree.map(
             lambda x, y: y if getattr(x, "size", 1) else np.zeros(x.shape, x.dtype), like, state
         )
+
+    def _check_space(self, state: Any, copies: Mapping[str, bytes]) -> None:
+        """Raise OSError if a checkpoint may not fit, as orbax ends a full disk less clearly."""
+        sizes = [getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(state)]
+        needed = sum(sizes) + sum(map(len, copies.values()))
+        self.path.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            text = f"a checkpoint of {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {text}")
 
     def _manager(self) -> Any:
         options = _orbax().CheckpointManagerOptions(

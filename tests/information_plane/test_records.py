@@ -198,6 +198,15 @@ def test_resume_rows_drops_damaged_lines_and_names_them(folder):
     assert len(folder.read("rows.jsonl")) == 2
 
 
+def test_a_disk_without_room_for_a_checkpoint_is_named_before_it_is_written(run, monkeypatch):
+    usage = shutil.disk_usage(run.path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    run.save(8, {"w": jnp.zeros(2**17)})
+    with pytest.raises(records.RunFolderError, match=r"for a .* 1.5 MiB, and 1.0 MiB"):
+        run.save(12, {"w": jnp.zeros(3 * 2**17)})
+    assert run.epochs() == [4, 8]
+
+
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(folder):
     (folder.path / "rows.jsonl").mkdir()
     for write in (folder.append, folder.replace_rows):
