@@ -11,7 +11,7 @@ from absl import flags
 from . import main_job
 from .table import Table
 
-TIMES, INTERRUPTS = 20, 3
+TIMES, INTERRUPTS = 20, 2
 SEED = 0
 MAIN = ("--epochs=40", "--probe_every=4")
 STARTED = 3.0  # seconds in which nothing but imports happens
@@ -53,7 +53,7 @@ def measure(folder: Path, times: int | None) -> Table:
         ("checksums of a checkpoint", "checkpoints/*/.SHA256SUMS.partial"),
         ("rows of a probe", "records.jsonl"),
     ):
-        number = max(times // 4, 1)
+        number = max(times // 6, 1)
         problems = []
         for _ in range(number):
             watch = _Watch(pattern, draw.randrange(1, 4), draw.uniform(0, 0.05))
