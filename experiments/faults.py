@@ -42,14 +42,26 @@ def page(tables: list[Table]) -> str:
     Args:
       tables: in the order of the page.
     """
-    parts = []
+    lines = [
+        [table.title, str(len(table.rows)), _times(table), str(len(table.failures))]
+        for table in tables
+    ]
+    parts = [common.markdown_table(["part", "kinds", "times", "not as it should be"], lines)]
     for table in tables:
         parts.append(f"## {table.title}")
         parts.extend([table.note] if table.note else [])
         lines = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
-        parts.append(common.markdown_table(table.columns, lines))
+        parts.append(common.markdown_table(table.columns, lines).replace("---:", "---"))  # texts
         parts.extend(f"- **Not as it should be:** {sentence}" for sentence in table.failures)
     return "\n\n".join(parts)
+
+
+def _times(table: Table) -> str:
+    """Return how often faults of a table were tried; a dash where its rows are no faults."""
+    if "times" not in table.columns:
+        return "–"
+    cells = [row[table.columns.index("times")] for row in table.rows]
+    return f"{sum(int(cell.replace(',', '')) for cell in cells):,}"
 
 
 def experiment() -> None:
