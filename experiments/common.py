@@ -89,7 +89,8 @@ def _run_to_end(experiment: Callable[[], None]) -> None:
     try:
         experiment()
     except RunFolderError as error:
-        sys.exit(f"error: {error}. {_how_to_go_on()}")
+        can_go_on = isinstance(error.__cause__, OSError)
+        sys.exit(f"error: {error}" + (f". {_how_to_go_on()}" if can_go_on else ""))
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {_how_to_go_on()}", file=sys.stderr, flush=True)
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
@@ -229,6 +230,7 @@ def select_devices(processes: bool = False) -> list[str]:
             FLAGS.process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+        signal.signal(signal.SIGTERM, _interrupt)  # JAX has taken it
     name = FLAGS.platform
     # JAX prefers a GPU where there is one; naming it would ask for CUDA and ROCm both.
     if name in ("cpu", "tpu"):

@@ -115,6 +115,11 @@ def plane_config() -> "PlaneConfig":
     problems += unknown
     if not unknown and sorted(FLAGS.layers, key=PROBE_POINTS.index) != FLAGS.layers:
         problems.append(f"--layers must be in order of depth: {', '.join(PROBE_POINTS)}")
+    if 0 < FLAGS.epochs < FLAGS.probe_every:
+        problems.append(
+            f"--probe_every={FLAGS.probe_every} is above --epochs={FLAGS.epochs}, so that only "
+            f"epoch 0 would be probed; give at most --probe_every={FLAGS.epochs}"
+        )
     poster = FLAGS.preset == "poster"
     names = [field.name for field in dataclasses.fields(PlaneConfig) if field.name in FLAGS]
     values: dict[str, Any] = {name: FLAGS[name].value for name in names}
@@ -292,8 +297,6 @@ def experiment() -> None:
     with common.device_mesh():
         result = information_plane.run(model, train, test, config, **options)
     if not first:
-        if result.stopped:
-            sys.exit(1)
         return
     drawing = time.perf_counter()
     with folder.writing():

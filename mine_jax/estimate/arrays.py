@@ -54,9 +54,11 @@ def to_array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, list | tuple) and array.size and _may_be_changed(array):
         # NumPy turns NaN beside text into the text "nan", and large integers into floats.
         objects = np.asarray(values, object)
-        kinds = str | bytes if array.dtype.kind in "US" else float | np.floating
-        if not all(isinstance(value, kinds) for value in objects.ravel()):
-            array = objects
+        if array.dtype.kind in "US":
+            changed = not all(isinstance(value, str | bytes) for value in objects.ravel())
+        else:
+            changed = any(isinstance(value, int | np.integer) for value in objects.ravel())
+        array = objects if changed else array
     if array.dtype == object and array.ndim == 0:
         raise ValueError(f"{name} cannot be read as an array: it is a {type(values).__name__}")
     return array

@@ -46,7 +46,9 @@ class Checkpoints:
                 args = _orbax().args.StandardSave(_without_empty(state))
                 manager.save(epoch, args=args, force=True)  # also an earlier one than the last
                 manager.wait_until_finished()
-        except (ValueError, RuntimeError) as error:  # tensorstore's
+        except (ValueError, RuntimeError) as error:
+            if "os_error_code" not in str(error):  # else tensorstore's way to say OSError
+                raise
             raise OSError(_first_line(error)) from error
         if copies is not None:
             folder = self.path / str(epoch)
@@ -57,30 +59,33 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """Return the epochs of the checkpoints that were finished, ascending."""
-        if not self.path.exists():
-            return []
-        with self._manager() as manager:
-            return sorted(manager.all_steps())
+        # Not by orbax, whose manager waits for all processes. Unfinished ones have other names.
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted(int(path.name) for path in paths if path.is_dir() and path.name.isdigit())
 
     def damage(self, epoch: int) -> str | None:
         """Tell what is wrong with a checkpoint, in a few words; None if nothing is.
+
+        One without checksums and copies is whole: orbax finished it, and then the process ended, or
+        it is of an earlier version.
 
         Args:
           epoch: its name.
         """
         folder = self.path / str(epoch)
-        try:
-            lines = (folder / SUMS).read_text().splitlines()
-        except (OSError, ValueError):
-            return f"no {SUMS}: it was being written, or the file was removed"
-        sums = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
-        found = set(_files(folder))
-        for name in sorted(found | set(sums)):
-            if name not in found:
-                return f"{name} is missing"
-            if name not in sums:
-                return f"{name} is not in {SUMS}"
-            if _sha256(folder / name) != sums[name]:
+        if not folder.is_dir():
+            return "it is not there"
+        if not (folder / SUMS).exists():
+            copied = any(path.is_file() and path.suffix == ".jsonl" for path in folder.iterdir())
+            return f"it has no {SUMS}" if copied else None
+        lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+        if not lines:
+            return f"{SUMS} is empty"
+        for line in lines:
+            checksum, _, name = line.partition("  ")
+            if name not in _files(folder):
+                return f"{name or SUMS} is missing"
+            if _sha256(folder / name) != checksum:
                 return f"the checksum of {name} differs"
         return None
 

@@ -121,6 +121,9 @@ class PlaneConfig:
     noisy_y_mine: MineConfig = NOISY_Y_CONFIG
 
     def __post_init__(self) -> None:
+        for name in ("layers", "also"):
+            if isinstance(getattr(self, name), list):  # which could not be hashed
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         problems = integer_problems(self, LIMITS) + flag_problems(self, FLAGS)
         if not problems and self.seed + self.num_seeds > 1 << 32:
             problems.append(
@@ -218,8 +221,7 @@ class PlaneConfig:
 
     def probe_epochs(self) -> tuple[int, ...]:
         """Epochs after which the layers are probed."""
-        every = min(self.probe_every, max(self.epochs, 1))
-        return tuple(range(0, self.epochs + 1, every))
+        return tuple(range(0, self.epochs + 1, self.probe_every))
 
 
 def _are_names(values: Any) -> bool:

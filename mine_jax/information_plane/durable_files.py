@@ -25,11 +25,13 @@ class Lines(NamedTuple):
       rows: of the lines that are whole, without their checksums.
       texts: these lines.
       damage: numbers of the other lines, from 1, and what is wrong with them.
+      cut: whether the last line lacks its end; it is neither a row nor damage.
     """
 
     rows: list[dict[str, Any]]
     texts: list[str]
     damage: dict[int, str]
+    cut: bool
 
 
 def encode_row(row: Row) -> str:
@@ -48,7 +50,7 @@ def encode_row(row: Row) -> str:
 def decode_rows(text: str) -> Lines:
     """Read lines of `encode_row`.
 
-    The last line may lack its end, and is left out: it was being written. Lines without a checksum
+    The last line may lack its end: it was being written. Lines without a checksum
     count as whole in a file without any, as earlier versions wrote them.
 
     Args:
@@ -56,7 +58,7 @@ def decode_rows(text: str) -> Lines:
     """
     lines = text[: text.rfind("\n") + 1].splitlines()
     expected = any(_ROW_END.search(line) for line in lines)
-    found = Lines([], [], {})
+    found = Lines([], [], {}, cut=bool(text) and not text.endswith("\n"))
     for number, line in enumerate(lines, 1):
         end = _ROW_END.search(line)
         body = line if end is None else line[: end.start()] + "}"
@@ -158,7 +160,9 @@ def append(path: Path, text: str) -> None:
     is_new = not path.exists()
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
-        content = memoryview(text.encode())
+        # A line that was cut off must not take the next one with it.
+        start = b"\n" if size and not _ends_in_newline(path) else b""
+        content = memoryview(start + text.encode())
         try:
             while content:  # of a disk that is nearly full, only a part fits
                 content = content[file.write(content) :]
@@ -177,6 +181,12 @@ def text_of(rows: Sequence[Row]) -> str:
       rows: its rows.
     """
     return "".join(map(encode_row, rows))
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _checksum(text: str) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +27,13 @@ from mine_jax.information_plane.activations import (
 from mine_jax.information_plane.config import PlaneConfig, values_of
 from mine_jax.information_plane.measurement import Row
 from mine_jax.information_plane.planes import Plane
-from mine_jax.information_plane.records import CONFIG, RECORDS, RunFolder, RunFolderWarning
+from mine_jax.information_plane.records import (
+    CONFIG,
+    RECORDS,
+    RunFolder,
+    RunFolderError,
+    RunFolderWarning,
+)
 from mine_jax.information_plane.snapshots import (
     LayerValue,
     Measured,
@@ -209,9 +216,14 @@ class Recorder:
                     f"activations of {name} have shape {shapes[name]}, but had {shape} before"
                 )
         if not self._shapes:
+            before = self._samples
             self._set_shapes(shapes)
-            if self._folder is not None:
-                self._folder.write(CONFIG, self._description())
+            try:
+                if self._folder is not None:
+                    self._folder.write(CONFIG, self._description())
+            except RunFolderError:
+                self._shapes, self._samples = {}, before
+                raise
 
     def _set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = dict(shapes)
@@ -269,6 +281,9 @@ class Recorder:
             return self._memory[epoch]
         path = self._path(epoch)
         try:
+            with zipfile.ZipFile(path) as members:
+                if name := members.testzip():  # np.load reads no further than a header says
+                    raise zipfile.BadZipFile(f"the checksum of {name} differs")
             with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
                 layers = {name: file[str(i)] for i, name in enumerate(self._shapes)}
         except DAMAGED as error:

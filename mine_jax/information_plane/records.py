@@ -19,7 +19,8 @@ from mine_jax.information_plane.checkpoints import Checkpoints
 
 CONFIG, FINDINGS, CHECKPOINTS = "config.json", "findings.json", "checkpoints"
 TRAINING, RECORDS, RESUMES = "training.jsonl", "records.jsonl", "resumes.jsonl"
-COPIED = (CONFIG, TRAINING, RECORDS)  # into each checkpoint
+CONFIG_COPY = ".config.json.copy"
+COPIED = (TRAINING, RECORDS)  # into each checkpoint
 NAMED = 6  # differences from another run that a message names
 
 Row = Mapping[str, Any]
@@ -98,10 +99,9 @@ class RunFolder:
         resumed = self.check(resume=resume)
         self.create()
         if resumed:
-            epoch = self._last_whole()
-            self._restore_config(epoch)
+            self._restore_config()
             changed = self._check_same(description, set(may_differ))
-            self._restore_rows(epoch)
+            self._restore()
             row = {name: description.get(name) for name in ("versions", "devices")}
             self.append(RESUMES, [row | {"settings": changed}])
         else:
@@ -141,7 +141,7 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(
                 f"cannot write into {self.path}: {error}; what was written before is whole. Free "
-                "space or mend permissions, and resume"
+                "space or mend permissions"
             ) from error
 
     def _has(self, name: str) -> bool:
@@ -162,6 +162,8 @@ class RunFolder:
           RunFolderError: if it cannot be written.
         """
         self._replace(name, durable_files.encode_json(content))
+        if name == CONFIG:
+            self._replace(CONFIG_COPY, durable_files.encode_json(content))
 
     def claim(self, resolved: Row) -> None:
         """Check that a run that is there has the same resolved configuration, or begin one.
@@ -179,10 +181,9 @@ class RunFolder:
             self.open({"settings": {}} | description, resume=False)
             return
         self.create()
-        epoch = self._last_whole()
-        self._restore_config(epoch)
+        self._restore_config()
         self._check_same(description, set())
-        self._restore_rows(epoch)
+        self._restore()
 
     def append(self, name: str, rows: Sequence[Row]) -> None:
         """Add rows to a JSON-lines file; they are on disk when this returns.
@@ -218,6 +219,8 @@ class RunFolder:
         if found.damage:
             numbers = ", ".join(map(str, found.damage))
             self._warn(f"{name} is damaged in line {numbers}: these rows are left out")
+        if found.cut:
+            self._warn(f"{name} ends in half a line, which is left out")
         return found.rows
 
     def resume_rows(
@@ -250,7 +253,7 @@ class RunFolder:
             return {}
         try:
             return durable_files.decode_json((self.path / CONFIG).read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise RunFolderError(
                 f"{self.path / CONFIG} is damaged ({error}); choose another folder"
             ) from error
@@ -288,37 +291,36 @@ class RunFolder:
                 f"({error}); start again in another folder"
             ) from error
 
-    def _last_whole(self) -> int | None:
-        """Return the epoch of the last whole checkpoint, and remove those after it."""
+    def _restore(self) -> None:
+        """Go back to the last whole checkpoint: remove later ones, and write its rows again."""
         for epoch in reversed(self.epochs()):
             damage = self._checkpoints.damage(epoch)
             if damage is None:
-                return epoch
-            self._warn(
-                f"checkpoint {epoch} is not whole ({damage}): what came after the one "
-                "before it is computed again"
-            )
-            self._checkpoints.remove(epoch)
-        return None
+                self._restore_rows(epoch)
+                return
+            self._warn(f"checkpoint {epoch} is damaged ({damage}): removed, the one before is used")
+            with self.writing():
+                self._checkpoints.remove(epoch)
 
-    def _restore_config(self, epoch: int | None) -> None:
-        """Write config.json again if it is not whole and a checkpoint has a copy of it."""
-        copy = None if epoch is None else self._checkpoints.copy(epoch, CONFIG)
+    def _restore_config(self) -> None:
+        """Write config.json again from its copy if it is damaged or missing."""
         try:
-            whole = bool(self.description())
-        except RunFolderError:
-            if copy is None:
-                raise
-            whole = False
-        if not whole and copy is not None:
-            self._warn(f"{CONFIG} was missing or damaged: restored from checkpoint {epoch}")
-            self._replace(CONFIG, copy.decode())
-
-    def _restore_rows(self, epoch: int | None) -> None:
-        """Write rows that a checkpoint has a copy of again, where they are not whole."""
-        if epoch is None:
+            if self.description():
+                return
+            reason = "missing"
+        except RunFolderError as error:
+            reason = str(error.__cause__)
+        try:
+            copy = (self.path / CONFIG_COPY).read_text()
+            durable_files.decode_json(copy)
+        except (OSError, ValueError):
             return
-        for name in (TRAINING, RECORDS):
+        self._warn(f"{CONFIG} is damaged ({reason}): restored from its copy")
+        self._replace(CONFIG, copy)
+
+    def _restore_rows(self, epoch: int) -> None:
+        """Write rows that a checkpoint has a copy of again, where they are not whole."""
+        for name in COPIED:
             copy, path = self._checkpoints.copy(epoch, name), self.path / name
             if copy is None or (path.exists() and path.read_bytes().startswith(copy)):
                 continue
@@ -333,7 +335,10 @@ class RunFolder:
 
     def _lines(self, name: str) -> durable_files.Lines:
         path = self.path / name
-        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        try:
+            text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read: {error}") from error
         return durable_files.decode_rows(text)
 
     def _warn(self, text: str) -> None:
