@@ -65,8 +65,8 @@ def measure(folder: Path, times: int | None) -> Table:
     more, lost = reproducibility.measure(folder)
     note = (
         f"Long training: {N:,} samples of two normal columns of correlation {RHO}, {truth:.3f} "
-        "nats; the last state is reported; lost: checks with a value that was not finite. The same seed again: "
-        f"runs of small networks and {reproducibility.N:,} samples."
+        "nats; the last state is reported; lost: checks with a value that was not finite. "
+        f"The same seed again: runs of small networks and {reproducibility.N:,} samples."
     )
     columns = ("case", "times", "came back", "lost")
     failures += lost
