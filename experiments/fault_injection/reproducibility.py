@@ -4,7 +4,7 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,12 +14,12 @@ import numpy as np
 from mine_jax import information_plane, lower_bound
 from mine_jax.classifier import ClassifierConfig
 from mine_jax.information_plane import Place, PlaneConfig
-from mine_jax.information_plane.records import RunFolder
-from mine_jax.mine import MineConfig, MineState
+from mine_jax.mine import MineConfig
 
 from . import main_job
 
 Row = tuple[str, str, str, str]
+Rows = dict[Place, dict[str, Any]]
 
 N = 1000
 MINE = MineConfig(
@@ -42,7 +42,7 @@ BOTH = PlaneConfig(
     share_networks=False,
     classifier=ClassifierConfig(batch_size=50, learning_rate=0.05),
 )
-ROUNDING = 1e-5  # of weights after one step
+ROUNDING = 1e-5  # nats, of values after one step
 # Of the rows and the noise that a place has, without networks.
 INPUTS = ("noise_std", "num_axes", "reference_low_nats", "reference_high_nats")
 SHORT = ("--dataset=mnist_5k", "--probe_size=1000", "--epochs=0", "--max_steps=50")
@@ -76,23 +76,6 @@ class Different(nn.Module):
         return jnp.where(values[:, :1] == values[:, 1:], jnp.nan, values)
 
 
-class Kept(RunFolder):
-    """A folder that keeps the networks of the last probe."""
-
-    networks: list[MineState]
-
-    def save(self, epoch: int, state: Any) -> None:
-        """Keep the networks, write nothing."""
-        self.networks = state["networks"]
-
-
-class Outcome(NamedTuple):
-    """Rows and networks of a run by place, epoch 0 without training."""
-
-    rows: dict[Place, dict[str, Any]]
-    networks: dict[Place, MineState]
-
-
 def measure(folder: Path) -> tuple[list[Row], list[str]]:
     """Return rows and failures.
 
@@ -109,12 +92,12 @@ def measure(folder: Path) -> tuple[list[Row], list[str]]:
 
     record("the same seed, twice in a process", 2, _twice())
     record("the same seed, in two processes (`info_plane.py`)", 2, _two_processes(folder))
-    both = _first_and_last(folder, BOTH)
+    both = _first_and_last(BOTH)
     for case, alone in (
         ("another layer beside a place", dataclasses.replace(BOTH, layers=("narrow",))),
         ("another seed beside a place", dataclasses.replace(BOTH, num_seeds=1)),
     ):
-        record(case, 1, _compare(_first_and_last(folder, alone), both))
+        record(case, 1, _compare(_first_and_last(alone), both))
     record("one of two classifiers diverges", 1, _diverged())
     record("an encoder of the caller returns NaN for one of two names", 1, _encoder())
     return rows, failures
@@ -155,55 +138,49 @@ def _two_processes(folder: Path) -> tuple[str, str]:
     return f"{number} rows of records and all figures, compared bit for bit", "; ".join(found)
 
 
-def _first_and_last(folder: Path, config: PlaneConfig) -> tuple[Outcome, Outcome]:
-    """Return what a run has after one step of its networks, and at their end."""
-    first, last = (_run(folder, _with(mine, config)) for mine in (FIRST_STEP, MINE))
+def _first_and_last(config: PlaneConfig) -> tuple[Rows, Rows]:
+    """Return the rows that a run has after one step of its networks, and at their end."""
+    first, last = (_run(_with(mine, config)) for mine in (FIRST_STEP, MINE))
     return first, last
 
 
-def _compare(alone: tuple[Outcome, Outcome], both: tuple[Outcome, Outcome]) -> tuple[str, str]:
+def _compare(alone: tuple[Rows, Rows], both: tuple[Rows, Rows]) -> tuple[str, str]:
     """Compare the places of a run with the same ones beside others."""
     first, last = zip(alone, both, strict=True)
-    places = list(first[0].rows)
+    places = list(first[0])
     problems = [
         f"{place.name} has another {name}"
         for place in places
         for name in INPUTS
-        if first[0].rows[place][name] != first[1].rows[place][name]
+        if first[0][place][name] != first[1][place][name]
     ]
-    weights = max(_distance(*(each.networks[place].params for each in first)) for place in places)
+    step = max(
+        abs(first[0][place][name] - first[1][place][name])
+        for place in places
+        for name in ("mi_nats", "train_nats")
+    )
     ends = [
         abs(ours["mi_nats"] - theirs["mi_nats"]) / max(ours["stderr"], 1e-3)
-        for ours, theirs in ((last[0].rows[place], last[1].rows[place]) for place in places)
+        for ours, theirs in ((last[0][place], last[1][place]) for place in places)
     ]
-    if weights > ROUNDING:
-        problems.append("weights differ after one step")
+    if step > ROUNDING:
+        problems.append("values differ after one step")
     if max(ends) > 1:
         problems.append("values differ by more than a standard error")
     returned = (
-        f"{len(places)} places: rows, noise and references equal bit for bit; weights within "
-        f"{weights:.0e} after one step; values within {max(ends):.2g} standard errors"
+        f"{len(places)} places: rows, noise and references equal bit for bit; values within "
+        f"{step:.0e} nats after one step, and within {max(ends):.2g} standard errors at the end"
     )
     return returned, "; ".join(problems)
 
 
-def _run(folder: Path, config: PlaneConfig) -> Outcome:
-    path = folder / "kept"
-    shutil.rmtree(path, ignore_errors=True)
-    kept = Kept(path)
-    config = dataclasses.replace(config, epochs=0)
-    result = information_plane.run(Perceptron(), _data(), _data(), config, folder=kept)
-    rows = {
+def _run(config: PlaneConfig) -> Rows:
+    """Return the rows of epoch 0 by place."""
+    data, config = _data(), dataclasses.replace(config, epochs=0)
+    return {
         Place(row["plane"], row["variable"], row["layer"], row["seed"]): row
-        for row in result.records
+        for row in information_plane.run(Perceptron(), data, data, config).records
     }
-    places = sorted(rows, key=lambda place: place.name)  # the order of a checkpoint
-    return Outcome(rows, dict(zip(places, kept.networks, strict=True)))
-
-
-def _distance(ours: Any, theirs: Any) -> float:
-    parts = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), ours, theirs)
-    return float(max(jax.tree.leaves(parts)))
 
 
 def _diverged() -> tuple[str, str]:
