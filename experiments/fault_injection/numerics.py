@@ -1,4 +1,4 @@
-"""Long training: does a bound drift, end up above the truth, or stop being finite?"""
+"""Numbers: does a bound drift in long training, and does the same seed give the same numbers?"""
 
 import math
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from mine_jax import lower_bound
 from mine_jax.mine import MineConfig
 
+from . import reproducibility
 from .table import Table
 
 STEPS, CHECKS, N, RHO = 200_000, 200, 4000, 0.8
@@ -31,10 +32,10 @@ CONFIGS = {
 
 
 def measure(folder: Path, times: int | None) -> Table:
-    """Train each network for `STEPS` steps on correlated normal columns.
+    """Train each network for `STEPS` steps on correlated normal columns; repeat runs.
 
     Args:
-      folder: not used; nothing is written.
+      folder: for runs.
       times: not used; each is trained once.
     """
     rng = np.random.default_rng(0)
@@ -61,9 +62,12 @@ def measure(folder: Path, times: int | None) -> Table:
                 str(int(np.sum(~np.isfinite(values)))),
             )
         )
+    more, lost = reproducibility.measure(folder)
     note = (
-        f"{N:,} samples of two normal columns of correlation {RHO}, {truth:.3f} nats; the last "
-        "state is reported. Lost: checks with a value that was not finite."
+        f"Long training: {N:,} samples of two normal columns of correlation {RHO}, {truth:.3f} "
+        "nats; the last state is reported; lost: checks with a value that was not finite. "
+        f"The same seed again: runs of small networks and {reproducibility.N:,} samples."
     )
-    columns = ("training", "times", "came back", "lost")
-    return Table("Long training", columns, tuple(rows), note, tuple(failures))
+    columns = ("case", "times", "came back", "lost")
+    failures += lost
+    return Table("Numbers", columns, (*rows, *more), note, tuple(failures))

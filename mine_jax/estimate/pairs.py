@@ -90,7 +90,8 @@ def group_pairs(
             own = dataclasses.replace(own, network=chosen)
         configs[name] = own
         kind: tuple
-        if isinstance(own.network, nn.Module):
+        modules = own.network, own.x_encoder, own.z_encoder
+        if any(isinstance(each, nn.Module) for each in modules):  # which see all columns as data
             kind = own, x.shape[1:], z.shape[1:], is_labels(z)
         else:
             classes = z.shape[1] if is_labels(z) else 0

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import flax.linen as nn
 import flax.struct
 import numpy as np
 
@@ -53,7 +54,7 @@ class Estimate:
 
     | warning | cause | remedy |
     |---|---|---|
-    | The value is … | scores on the test samples are not finite | lower learning rate |
+    | The value is … | scores on the test samples are not finite | lower learning rate, own module |
     | A network diverged | a validation value was not finite | lower learning rate |
     | Not converged | `max_steps` came before the end of improvement | more steps |
     | Only … validation samples | fewer than `MIN_VALIDATION_SAMPLES` | more samples |
@@ -223,16 +224,19 @@ def _warnings(
     # At the ceiling all samples have the same influence, too.
     spread = np.ptp(estimate.influence, axis=-1)
     nothing = abs(raw) < ZERO_NATS and bool(np.all(spread < ZERO_NATS))
+    modules = [
+        f"{name}, {type(module).__name__}, returns finite values"
+        for name in ("network", "x_encoder", "z_encoder")
+        if isinstance(module := getattr(config, name), nn.Module)
+    ]
+    remedy = " and ".join(["lower the learning rate", *(f"check that {each}" for each in modules)])
     warnings = []
     if not math.isfinite(nats):
         warnings.append(
-            f"The value is {nats}: scores on the test samples are not finite; lower the learning "
-            "rate."
+            f"The value is {nats}: scores on the test samples are not finite; {remedy}."
         )
     if not finite:
-        warnings.append(
-            "A network diverged and an earlier state is reported; lower the learning rate."
-        )
+        warnings.append(f"A network diverged and an earlier state is reported; {remedy}.")
     if finite and not estimate.converged and (moved or not nothing):
         warnings.append(
             f"Not converged: training reached the limit of {config.max_steps} steps; the value may "

@@ -5,6 +5,7 @@ two-sided references of them are known (`brackets`).
 """
 
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -147,7 +148,8 @@ def read_layers(
     """Prepare the layers of one snapshot for statistics networks.
 
     Args:
-      key: a PRNG key for the noise.
+      key: a PRNG key for the noise. A layer's own depends on it and on the layer's name, not on the
+        layers beside it.
       activations: by name, (n, features), or (n, h, w, c) for images; emptied to save memory.
       labels: classes, (n,); None if Y is no labels.
       config: layers, planes, noise and preparation.
@@ -165,7 +167,7 @@ def read_layers(
       ValueError: if the noise is too small beside the activations (`brackets.bracket`).
     """
     layers = Layers({}, {}, {})
-    for i, name in enumerate(config.layers):
+    for name in config.layers:
         values = activations.pop(name)  # wide layers take hundreds of megabytes
         if failure := reason_not_measured(values, name, epoch):
             layers.failures[name] = failure
@@ -175,7 +177,8 @@ def read_layers(
             layers.deterministic[name] = _prepare(values, name, config, rows, target)
         if "observed" in config.planes:
             width = None if widths is None else widths.get(name)
-            layer_key = jax.random.fold_in(key, i)
+            number = np.uint32(zlib.crc32(name.encode(errors="backslashreplace")))
+            layer_key = jax.random.fold_in(key, number)
             flat = np.array(values.reshape(len(values), -1), np.float32)
             layers.observed[name] = _observe(
                 layer_key, flat, labels, config, rows, name, align_to, width

@@ -201,6 +201,14 @@ class MineConfig:
         ]
         if not problems and named and self.network not in ("auto", "separable"):
             problems.append(f"{named[0]} needs a separable network, got network={self.network!r}")
+        if not problems and named and self.preparation != "auto":
+            problems.append(f'{named[0]} needs preparation="auto", got {self.preparation!r}')
+        trained = [each for each in named if isinstance(getattr(self, each), nn.Module)]
+        if not problems and trained and self.shared is True and self.x_encoder != self.z_encoder:
+            problems.append(
+                f"shared=True is one encoder for both sides: with {trained[0]}, a Flax module, "
+                "x_encoder and z_encoder must be equal"
+            )
         problems += flag_problems(self, ("normalize", "squares", "gaussian_start", "cross_fit"))
         if not problems and self.normalize and self.bound == "nwj":
             problems.append('normalize must be False with bound="nwj", got True')
@@ -276,4 +284,10 @@ class MineConfig:
         hidden = self.hidden or DEFAULT_HIDDEN[kind]
         depth = self.depth or DEFAULT_DEPTH[kind]
         shared = self.shared is True
-        return StatisticsNetwork(kind, hidden, depth, self.features, self.squares, clip, shared)
+        # Copies: one module given for both sides has weights of its own on each.
+        modules = (
+            encoder.clone() if isinstance(encoder, nn.Module) else None
+            for encoder in (self.x_encoder, self.z_encoder)
+        )
+        sizes = hidden, depth, self.features
+        return StatisticsNetwork(kind, *sizes, self.squares, clip, shared, *modules)

@@ -302,6 +302,36 @@ def test_lower_bound_in_two_threads_equals_one_after_another():
             assert call.result().nats == estimate.nats
 
 
+class Absolute(nn.Module):
+    """The absolute values of columns up to a limit, not a number beyond."""
+
+    @nn.compact
+    def __call__(self, values):
+        """From (n, columns) to (n, columns)."""
+        sizes = jnp.abs(values)
+        return jnp.where(jnp.any(sizes > 3, axis=1, keepdims=True), jnp.nan, sizes)
+
+
+def test_lower_bound_encoder_of_the_caller_is_used_and_one_that_is_not_finite_is_named():
+    rng = np.random.default_rng(3)
+    x, noise = np.float32(rng.normal(size=(2, N, 2)))
+    sizes = np.abs(x) + noise / 4
+    outlier = sizes.copy()
+    outlier[::7] = 30
+    pairs = {
+        name: Pair(Samples(jnp.asarray(values)), Samples(jnp.asarray(x.clip(-2.9, 2.9))))
+        for name, values in (("good", sizes.clip(0, 2.9)), ("bad", outlier))
+    }
+    config = dataclasses.replace(
+        SEPARABLE, x_encoder=Absolute(), depth=1, canonical_pairs=0, cross_fit=False
+    )
+    found = lower_bounds(pairs, key=KEY, config=config)
+    assert found["good"].nats > 0.5
+    assert not any("finite" in warning for warning in found["good"].warnings)
+    assert math.isnan(found["bad"].nats)
+    assert "check that x_encoder, Absolute, returns finite values" in found["bad"].warnings[0]
+
+
 class Quadratic(nn.Module):
     """A network of the caller that notes the contexts of its traces."""
 

@@ -242,6 +242,8 @@ def test_read_layers_draws_noise_by_key_and_layer():
     np.testing.assert_array_equal(draws[0], draws[1])
     for draw in draws[2:]:
         assert np.abs(np.asarray(draws[0]) - np.asarray(draw)).max() > 0.1
+    alone = read(values, NOISY, layers=("b",)).observed["b"].for_x.observed.measured
+    np.testing.assert_array_equal(alone, draws[2])
     assert read(values, PLAIN).observed == {}
     assert read(values, replace(NOISY, deterministic=False)).deterministic == {}
 

@@ -170,6 +170,18 @@ def test_run_measures_both_planes_of_any_model(data, compile_fast, compilations,
     assert min(result.seconds[part] for part in ("training", "probing", "fitting")) > 0
 
 
+def test_run_place_does_not_depend_on_layers_and_seeds_beside_it(data, compile_fast):
+    both = replace(OBSERVED, epochs=0)
+    alone = run(data, replace(both, layers=("logits",), num_seeds=1)).records
+    beside = run(data, both).records
+    beside = [row for row in beside if (row["layer"], row["seed"]) == ("logits", 0)]
+    for row, other in zip(alone, beside, strict=True):
+        for column in ("variable", "noise_std", "reference_low_nats", "reference_high_nats"):
+            assert row[column] == other[column]  # of the same rows, and of the same noise
+        # Other programs round otherwise: the fits drift apart, by far less than a standard error.
+        assert row["mi_nats"] == pytest.approx(other["mi_nats"], abs=row["stderr"] / 10)
+
+
 class Crashing(RunFolder):
     """The worst moment: the rows of epoch 1 are written, its checkpoint is not."""
 

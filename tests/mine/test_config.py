@@ -72,6 +72,16 @@ def test_config_shared_layers_need_a_separable_network(network):
     assert MineConfig(network="convolutional", shared=True).module().shared
 
 
+def test_config_encoders_that_would_not_be_used_are_named():
+    encoder = nn.Dense(2)
+    for name in ("ranks", encoder):
+        with pytest.raises(ValueError, match=r'z_encoder needs preparation="auto", got .standard'):
+            MineConfig(z_encoder=name, preparation="standardized")
+    with pytest.raises(ValueError, match="shared=True is one encoder for both sides"):
+        MineConfig(z_encoder=encoder, shared=True)
+    assert MineConfig(x_encoder=encoder, z_encoder=nn.Dense(2), shared=True).shared
+
+
 def test_config_limits_and_choices_are_accepted():
     MineConfig(lr_drops=0, min_improvement=0.0, partition_weight=1.0, ema_decay=0.0, weight_decay=0)
     assert MineConfig(hidden=np.int64(8)).hidden == 8

@@ -52,6 +52,17 @@ def test_init_padded_network_has_weights_of_its_true_width():
     assert np.abs(first - second).max() > 0.1
 
 
+def test_init_encoders_of_the_caller_have_weights_of_their_own_on_each_side():
+    x, z = samples()
+    one = nn.Dense(4)
+    config = replace(CONFIG, x_encoder=one, z_encoder=one)
+    params = jax.eval_shape(lambda: mine.init(KEY, x, z["wide"], config)).params
+    kernels = [params[name]["kernel"].shape for name in ("x_module", "z_module")]
+    assert kernels == [(1, 3, 4), (1, 7, 4)]
+    # The first layer sees what the encoder returns.
+    assert params["z_encoder"]["columns"].shape == (1, 4, CONFIG.hidden)
+
+
 # The pairs of a batch.
 
 
