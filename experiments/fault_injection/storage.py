@@ -10,7 +10,7 @@ from pathlib import Path
 from . import main_job
 from .table import Table
 
-SIZES = ("16k", "2m", "12m", "20m")  # one is full at the start, others at a later checkpoint
+SIZES = ("16k", "512k", "3m", "6m")  # full at the start, or at a later checkpoint
 ENOUGH = "1g"
 
 
