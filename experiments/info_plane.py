@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common
@@ -255,17 +256,25 @@ def write_results(
         shown.html(path / "information_plane.html")
     except ImportError as error:
         print(f"No information_plane.html: {error}")
-    if FLAGS.publish and not result.stopped:
-        suffix = "_poster" * (FLAGS.preset == "poster")
-        suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
-        suffix += f"_{description['dataset']}" * (description["dataset"] != "mnist")
-        suffix += f"_{config.num_seeds}_networks" * (config.num_seeds > 1)
-        paths = [path / f"{name}{suffix}.png" for name in FIGURES]
-        figures.information_plane(rows, description, paths[0])
-        figures.mi_over_epochs(rows, result.training, description, paths[1])
-        body = "\n\n".join([sentences, tables(config, rows, result.training)])
-        common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
     return sentences
+
+
+def publish(
+    config: "PlaneConfig", path: Path, description: dict, result: "Result", text: str
+) -> None:
+    """Write the results page, with a text and tables, and its figures."""
+    from mine_jax.information_plane import figures
+
+    rows = result.records
+    suffix = "_poster" * (FLAGS.preset == "poster")
+    suffix += f"_{config.planes[0]}" * (len(config.planes) == 1)
+    suffix += f"_{description['dataset']}" * (description["dataset"] != "mnist")
+    suffix += f"_{config.num_seeds}_networks" * (config.num_seeds > 1)
+    paths = [path / f"{name}{suffix}.png" for name in FIGURES]
+    figures.information_plane(rows, description, paths[0])
+    figures.mi_over_epochs(rows, result.training, description, paths[1])
+    body = "\n\n".join([text, tables(config, rows, result.training)])
+    common.write_page(paths[0].stem, "The information plane of LeNet-5", body, paths)
 
 
 def experiment() -> None:
@@ -297,6 +306,8 @@ def experiment() -> None:
     drawing = time.perf_counter()
     with folder.writing():
         sentences = write_results(config, folder, description, result)
+    if FLAGS.publish and not result.stopped:
+        publish(config, folder.path, description, result, sentences)
     end = time.perf_counter()
     accuracies = [f"{row['test_accuracy']:.2%}" for row in result.training[-config.num_seeds :]]
     print(f"\nFindings\n{sentences}\n\nFinal test accuracy {', '.join(accuracies)}")

@@ -154,8 +154,8 @@ def _plot(arguments: argparse.Namespace) -> None:
     if kind == ".html" and arguments.over_epochs:
         raise UserError("--over_epochs is for figures; the page has a slider of the epochs instead")
     if not out.absolute().parent.is_dir():
-        kind = "is a file" if out.parent.exists() else "does not exist; make it first"
-        raise UserError(f"the folder of --out, {out.parent}, {kind}")
+        reason = "is a file" if out.parent.exists() else "does not exist; make it first"
+        raise UserError(f"the folder of --out, {out.parent}, {reason}")
     runs = _load_runs(arguments.folders)
     merged = merge_seeds(list(runs.values()))
     if kind == ".html":

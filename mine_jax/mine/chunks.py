@@ -39,9 +39,8 @@ def train_chunk(
       config: the configuration.
 
     Returns:
-      The states, and the mean objective over the batches, (networks,), 0 where not active: NaN
-      would end it under `jax.debug_nans`. NaN where
-      the state is no longer finite.
+      The states, and the mean objective over the batches, (networks,): 0 where not active, as NaN
+      would end it under `jax.debug_nans`, and NaN where the state is no longer finite.
     """
 
     def one(
