@@ -20,7 +20,7 @@ from fault_injection import Table, table_from_file
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
 PARTS = (
-    *("kills", "damage", "storage", "processes"),
+    *("kills", "interrupts", "damage", "storage", "processes"),
     *("flags", "data_files", "inputs", "numerics", "programs"),
 )
 # Those that install packages from the network, or take hours: only when --parts names them.

@@ -29,6 +29,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Small networks run for less time than they compile, which then takes two thirds of the time.
 compilation.OPTIONS["cpu"]["xla_cpu_use_fusion_emitters"] = False
+compilation.MAX_PROGRAMS = 10**6  # tests that count compilations need what earlier ones left
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
 )

@@ -1,8 +1,7 @@
-"""The main job is killed, interrupted and resumed; what it wrote is compared with a whole run."""
+"""The main job is killed and resumed; what it wrote is compared with a whole run."""
 
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from absl import flags
 from . import main_job
 from .table import Table
 
-TIMES, INTERRUPTS = 20, 2
+TIMES = 20
 SEED = 0
 MAIN = ("--epochs=40", "--probe_every=4")
 STARTED = 1.0  # seconds in which nothing but imports happens
@@ -59,15 +58,6 @@ def measure(folder: Path, times: int | None) -> Table:
             watch = _Watch(pattern, draw.randrange(1, 4), draw.uniform(0, 0.05))
             problems += _killed(folder / "kill", expected, cache, watch)
         record(f"SIGKILL while {what} is written, resumed", number, "the same", problems)
-    for name in ("SIGINT", "SIGTERM"):
-        problems, slowest = [], 0.0
-        for _ in range(INTERRUPTS):
-            moment = draw.uniform(STARTED, seconds)
-            found, needed = _interrupted(folder / "kill", expected, cache, name, moment)
-            problems += found
-            slowest = max(slowest, needed)
-        returned = f"ended after {slowest:.1f} s at most with the command that goes on; the same"
-        record(f"{name} at a random moment, resumed", INTERRUPTS, returned, problems)
     chains = [("the short main job", main_job.SHORT, expected, seconds)]
     if flags.FLAGS.data_dir:
         arguments = (*MAIN, f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}")
@@ -82,7 +72,7 @@ def measure(folder: Path, times: int | None) -> Table:
             f"{what} killed {times} times in one folder, resumed each time", 1, returned, problems
         )
     return Table(
-        "Interrupted runs",
+        "Killed runs",
         ("fault", "times", "what came back", "lost"),
         tuple(rows),
         f"`info_plane.py {' '.join(main_job.SHORT)}` as a process of its own; moments are drawn "
@@ -116,33 +106,15 @@ def _killed(folder: Path, expected: Path, cache: Path, wait) -> list[str]:  # no
     wait(folder)
     process.kill()
     process.wait()
-    return _resumed(folder, expected, cache, main_job.SHORT)
+    return resumed(folder, expected, cache, main_job.SHORT)
 
 
-def _resumed(folder: Path, expected: Path, cache: Path, arguments: tuple[str, ...]) -> list[str]:
+def resumed(folder: Path, expected: Path, cache: Path, arguments: tuple[str, ...]) -> list[str]:
+    """Resume a run and return what is wrong, if anything is."""
     outcome = main_job.run(folder, *arguments, "--resume", cache=cache)
     if outcome.status:
         return [f"status {outcome.status}: {outcome.message}"]
     return main_job.differences(folder, expected)[:1]
-
-
-def _interrupted(
-    folder: Path, expected: Path, cache: Path, name: str, moment: float
-) -> tuple[list[str], float]:
-    """Return what went wrong, and the seconds from the signal to the end."""
-    _clear(folder)
-    process = main_job.start(folder, *main_job.SHORT, cache=cache)
-    time.sleep(moment)
-    number = getattr(signal, name)
-    since = time.perf_counter()
-    process.send_signal(number)
-    outcome = main_job.finish(process, folder, since)
-    problems = []
-    if outcome.status != 128 + number or "To go on: " not in outcome.errors:
-        problems.append(f"status {outcome.status}: {outcome.message}")
-    if outcome.seconds > 5:
-        problems.append(f"{outcome.seconds:.1f} s until the end")
-    return problems + _resumed(folder, expected, cache, main_job.SHORT), outcome.seconds
 
 
 def _chain(
@@ -172,7 +144,7 @@ def _chain(
                 continue
         process.kill()
         process.wait()
-    return _resumed(folder, expected, cache, arguments), most
+    return resumed(folder, expected, cache, arguments), most
 
 
 def _clear(folder: Path) -> None:

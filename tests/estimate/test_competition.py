@@ -291,6 +291,7 @@ def test_folds_that_differ_have_their_states_by_encoder():
 def test_warm_start_continues_the_encoders_of_each_fold(monkeypatch, calls):
     estimate, pairs = mixed()
     offer(monkeypatch, pairs)
+    calls.clear()  # of `mixed`, where this test is the first
     warm = lower_bound(*sides(), key=KEY, config=CONFIG, init=estimate)
     assert len(calls) == 1
     assert warm.encoders == estimate.encoders

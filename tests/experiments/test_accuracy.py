@@ -299,6 +299,7 @@ def test_experiment_reads_digits_from_the_folder(run, tmp_path, monkeypatch):
     assert (row["n"], row["samples"], row["nats"]) == (300, 7, None)
 
 
+@pytest.mark.filterwarnings("ignore:.*ends in half a line")
 def test_experiment_resumed_keeps_rows_and_measures_the_missing_ones(
     run, tmp_path, monkeypatch, capsys
 ):

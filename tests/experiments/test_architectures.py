@@ -231,6 +231,7 @@ def test_flag_values_wrong_flags_are_named(values, message):
 
 
 @pytest.mark.usefixtures("compile_fast")
+@pytest.mark.filterwarnings("ignore:.*ends in half a line")
 def test_experiment_resumed_measures_the_missing_rows(tmp_path, capsys, monkeypatch):
     small = grids.QUICK._replace(
         base=grids.Architecture(8, 1), variants=(), networks=grids.QUICK.networks[:1], max_steps=20

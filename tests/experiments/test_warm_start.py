@@ -187,6 +187,7 @@ def test_report_has_a_line_for_each_pair_start_and_distance():
 
 
 @pytest.mark.usefixtures("compile_fast")
+@pytest.mark.filterwarnings("ignore:.*ends in half a line")
 def test_experiment_resumed_fits_the_missing_rows_again(tmp_path, capsys):
     values = {"probe_size": 200, "max_steps": 20, "hidden": 8, "progress": False}
     values |= {"quick": True, "layers": ["softmax"], "starts": ["kept"], "platform": "cpu"}

@@ -12,7 +12,7 @@ WRONG = [
     (
         "info_plane",
         ["--mine_learning_rate=inf"],
-        "learning_rate must be a number, positive, got inf",
+        "learning_rate must be positive and fit into float32, got inf",
     ),
     ("info_plane", ["--noise_std=nan"], "got nan"),
     ("info_plane", ["--out_dir=file/run"], "cannot write into"),

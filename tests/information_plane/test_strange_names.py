@@ -72,7 +72,7 @@ def test_names_are_no_paths_in_the_folder_of_a_recorder(tmp_path):
         recorder.add(epoch, {name: np.full((400, 2), epoch, np.float32) for name in names})
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     snapshots = {f"some/run/snapshots/{epoch:08d}.npz" for epoch in EPOCHS[:2]}
-    written = {"config.json", "records.jsonl", ".lock"}
+    written = {"config.json", ".config.json.copy", "records.jsonl", ".lock"}
     assert files == snapshots | {f"some/run/{name}" for name in written}
     assert list(json.loads((folder / "config.json").read_text())["layers"]) == names
     for epoch in ("../1", -1, 2**32, 1.5):

@@ -1,0 +1,71 @@
+"""The main job is ended by Ctrl-C or SIGTERM and resumed."""
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from . import main_job
+from .kills import resumed
+from .table import Table
+
+TIMES = 3
+SEED = 1
+STARTED, MOST = 2.0, 0.7  # seconds of imports, and the share of a run in which signals come
+LIMIT = 5.0  # seconds
+
+
+def measure(folder: Path, times: int | None) -> Table:
+    """Interrupt the main job at random moments.
+
+    Args:
+      folder: for the runs.
+      times: number of interrupts of each kind; None for `TIMES`.
+    """
+    times = times or TIMES
+    draw = random.Random(SEED)
+    cache, expected = main_job.shared(folder)
+    longest = MOST * main_job.whole(expected, main_job.SHORT, cache).seconds
+    rows, failures = [], []
+    # A shell has programs in the background ignore SIGINT, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGINT", "SIGTERM"):
+        problems, slowest = [], 0.0
+        for _ in range(times):
+            moment = draw.uniform(STARTED, max(longest, STARTED))
+            found, seconds = _interrupted(folder / "run", expected, cache, name, moment)
+            problems += found
+            slowest = max(slowest, seconds)
+        returned = (
+            f"ended after {slowest:.1f} s at most, with the command that goes on; resumed, the "
+            "rows, findings and figures of a run without faults, bit for bit"
+        )
+        rows.append((f"{name} at a random moment", str(times), returned, "; ".join(problems)))
+        failures += [f"{name}: {problem}" for problem in problems]
+    return Table(
+        "Interrupted runs",
+        ("fault", "times", "what came back", "lost"),
+        tuple((*row[:3], row[3] or "nothing") for row in rows),
+        "",
+        tuple(failures),
+    )
+
+
+def _interrupted(
+    folder: Path, expected: Path, cache: Path, name: str, moment: float
+) -> tuple[list[str], float]:
+    """Return what went wrong, and the seconds from the signal to the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    process = main_job.start(folder, *main_job.SHORT, cache=cache)
+    time.sleep(moment)
+    number = getattr(signal, name)
+    since = time.perf_counter()
+    process.send_signal(number)
+    outcome = main_job.finish(process, folder, since)
+    problems = []
+    if outcome.status != 128 + number or "To go on: " not in outcome.errors:
+        problems.append(f"status {outcome.status}: {outcome.message}")
+    if outcome.seconds > LIMIT:
+        problems.append(f"{outcome.seconds:.1f} s until the end")
+    return problems + resumed(folder, expected, cache, main_job.SHORT), outcome.seconds
