@@ -265,8 +265,8 @@ class RunFolder:
           RunFolderError: if it cannot be written.
         """
         paths = [self.path / name for name in COPIED]
-        copies = {path.name: path.read_bytes() for path in paths if path.exists()}
         with self.writing():
+            copies = {path.name: path.read_bytes() for path in paths if path.exists()}
             self._checkpoints.save(epoch, state, copies if self._writes else None)
 
     def last_epoch(self) -> int | None:
