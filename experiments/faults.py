@@ -9,6 +9,7 @@ exit status 1, after its table is written.
 """
 
 import importlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ PARTS = (
 )
 # Those that install packages from the network, or take hours: only when --parts names them.
 ON_REQUEST = ("mutants", "versions", "licenses")
+PATH = re.compile(r"(?<=[ ='`])/[\w.-]+/[^\s'`,;:)]*")  # of the machine, in messages
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
@@ -53,7 +55,7 @@ def page(tables: list[Table]) -> str:
         lines = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
         parts.append(common.markdown_table(table.columns, lines).replace("---:", "---"))  # texts
         parts.extend(f"- **Not as it should be:** {sentence}" for sentence in table.failures)
-    return "\n\n".join(parts)
+    return PATH.sub("PATH", "\n\n".join(parts))
 
 
 def _times(table: Table) -> str:
