@@ -64,7 +64,7 @@ def flag_problems(values: Any, names: Iterable[str]) -> list[str]:
     return [
         f"{name} must be True or False, got {getattr(values, name)!r}"
         for name in names
-        if not isinstance(getattr(values, name), bool | np.bool_)
+        if not isinstance(getattr(values, name), bool)
     ]
 
 
