@@ -52,7 +52,7 @@ def measure(folder: Path, times: int | None) -> Table:
             attempt(f"{way} {name}", lambda run, d=damage, n=name: d(run / n), name)
         for name in draw.sample(names, times or 2):
             attempt(f"{way} {name}", lambda run, d=damage, n=name: d(run / n), "checkpoint 2")
-    attempt("no last checkpoint", lambda run: shutil.rmtree(run / last), "")
+    attempt("no last checkpoint", lambda run: shutil.rmtree(run / last), "epoch 2")
     attempt(
         "a flipped bit in all checkpoints",
         lambda run: [_flip(draw)(run / place / "SHA256SUMS") for place in (last, before)],

@@ -57,7 +57,7 @@ def measure(folder: Path, times: int | None) -> Table:
         for _ in range(number):
             watch = _Watch(pattern, draw.randrange(1, 4), draw.uniform(0, 0.05))
             problems += _killed(folder / "kill", expected, cache, watch)
-        record(f"SIGKILL while {what} is written, resumed", number, "the same", problems)
+        record(f"SIGKILL during the writing of {what}, resumed", number, "the same", problems)
     chains = [("the short main job", main_job.SHORT, expected, seconds)]
     if flags.FLAGS.data_dir:
         arguments = (*MAIN, f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}")

@@ -105,6 +105,8 @@ def check_epoch(epoch: Any) -> int:
         number = operator.index(epoch)
     except TypeError:
         raise TypeError(f"epoch must be an integer, got {epoch!r}") from None
+    if isinstance(epoch, bool):
+        raise TypeError(f"epoch must be an integer, got {epoch!r}")
     if not 0 <= number < 2**32:
         raise ValueError(f"epoch must be at least 0 and below 2**32, got {number}")
     return number

@@ -44,9 +44,14 @@ class RunFolder:
       path: where it is, or will be.
       writes: whether this process writes rows into it.
       keep: number of checkpoints to keep, the last ones; None for all.
+
+    Raises:
+      TypeError: if `path` is none.
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"folder must be a path, got {path!r}")
         self.path = Path(path).absolute()
         self._writes = writes
         self._checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
@@ -238,10 +243,20 @@ class RunFolder:
         return {key(row): row for row in rows}
 
     def keep_until(self, name: str, epoch: int) -> list[dict[str, Any]]:
-        """Drop the rows of later epochs from a JSON-lines file; return the others."""
-        rows = [row for row in self.read_whole(name) if row["epoch"] <= epoch]
-        self.replace_rows(name, rows)
-        return rows
+        """Drop the rows of later epochs from a JSON-lines file; return the others.
+
+        Warns:
+          RunFolderWarning: as `read_whole`, or if records are dropped, since a checkpoint comes
+            right after them.
+        """
+        rows = self.read_whole(name)
+        later = sorted({row["epoch"] for row in rows if row["epoch"] > epoch})
+        if later and name == RECORDS:
+            epochs = ", ".join(map(str, later))
+            self._warn(f"no checkpoint of epoch {epochs}, which has records: computed again")
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        self.replace_rows(name, kept)
+        return kept
 
     def description(self) -> dict[str, Any]:
         """Return the content of config.json; empty if there is none.

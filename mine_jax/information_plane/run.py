@@ -135,10 +135,6 @@ def run(
     if folder is not None:
         last_epoch = folder.last_epoch()
         keep = -1 if last_epoch is None else last_epoch
-        later = {row["epoch"] for row in folder.read_whole(records.RECORDS)} - set(range(keep + 1))
-        if len(later) > 1:  # one is that of a round that was interrupted
-            missing = f"epochs {min(later)} to {max(later)}"
-            report(f"checkpoints of {missing} are missing: they are computed again")
         all_records = folder.keep_until(records.RECORDS, keep)
         training = folder.keep_until(records.TRAINING, keep)
     if folder is not None and last_epoch is not None:

@@ -203,6 +203,17 @@ def test_fold_does_not_depend_on_the_pairing_of_its_test_rows():
     assert not np.allclose(before.history.validation_nats[2:4, 0], histories[1][2:4])
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_normalized_scores_have_infonce_on_training_samples(normalize, monkeypatch):
+    def evaluate_values(state, active, *more):
+        return np.full(len(active), 1.0), np.full(len(active), 2.0)  # Donsker-Varadhan, InfoNCE
+
+    monkeypatch.setattr(competition, "evaluate_values", evaluate_values)
+    config = replace(CONFIG, normalize=normalize, form="donsker_varadhan")
+    pairs = {"z": [pair("good", 1.0)]}
+    assert lower_bounds(pairs, key=KEY, config=config)["z"].train_nats == 1.0 + normalize
+
+
 def test_ties_are_decided_by_order():
     pairs = [pair(name, 0.9) for name in ("second", "first", "third", "fourth")]
     estimate = lower_bounds({"z": pairs}, key=KEY, config=CONFIG)["z"]

@@ -370,6 +370,8 @@ def test_lower_bound_takes_keys_of_both_kinds_and_refuses_what_cannot_be_called(
     assert typed == legacy
     with pytest.raises(TypeError, match="on_progress must be a function of three arguments, got 3"):
         lower_bound(x, z, config=QUICK, on_progress=3)
+    with pytest.raises(TypeError, match="verbose must be True or False, got 'loudly'"):
+        lower_bound(x, z, config=QUICK, verbose="loudly")
 
 
 def test_series_of_few_rows_asks_for_more_and_tests_speak_of_no_folds():

@@ -165,8 +165,9 @@ def test_messages_name_the_value_and_the_remedy():
         rec.add(-1, layers_of())
     with pytest.raises(ValueError, match=r"at least 0 and below 2.*32, got -1"):
         mine_jax.measure_layers(layers_of(), labels_of(), config=CONFIG, epoch=-1)
-    with pytest.raises(TypeError, match=r"epoch must be an integer, got 1\.0"):
-        rec.add(1.0, layers_of())
+    for epoch in (1.0, True):
+        with pytest.raises(TypeError, match=f"epoch must be an integer, got {epoch}"):
+            rec.add(epoch, layers_of())
     with pytest.raises(ValueError, match="channels must be one of"):
         recorder(channels="middle")
     for snapshots in (3, [layers_of()]):

@@ -121,8 +121,15 @@ def test_read_and_resume_rows_drop_a_line_that_was_cut_off(folder):
         rows = folder.resume_rows("records.jsonl", lambda row: row["epoch"])
     assert rows[4]["v"] == 1
     assert (folder.path / "records.jsonl").read_text().count("\n") == 3
-    assert folder.keep_until("records.jsonl", 0) == [{"epoch": 0, "v": 0.1}]
+    missing = r"no checkpoint of epoch 4, which has records: computed again"
+    with pytest.warns(records.RunFolderWarning, match=missing):
+        assert folder.keep_until("records.jsonl", 0) == [{"epoch": 0, "v": 0.1}]
     assert (folder.path / "records.jsonl").read_text().count("\n") == 1
+
+
+def test_folder_that_is_no_path_raises():
+    with pytest.raises(TypeError, match="folder must be a path, got 3"):
+        records.RunFolder(3)
 
 
 def test_read_names_a_damaged_line(folder):

@@ -14,7 +14,13 @@ import pytest
 from mine_jax import information_plane
 from mine_jax.classifier import ClassifierConfig
 from mine_jax.information_plane import PlaneConfig, Round, observation
-from mine_jax.information_plane.records import RECORDS, TRAINING, RunFolder, RunFolderError
+from mine_jax.information_plane.records import (
+    RECORDS,
+    TRAINING,
+    RunFolder,
+    RunFolderError,
+    RunFolderWarning,
+)
 from mine_jax.mine import MineConfig
 
 run_module = importlib.import_module("mine_jax.information_plane.run")  # `run` is the function
@@ -210,7 +216,8 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
     with pytest.raises(RunFolderError, match=r"resolved\.seed was 0 and is 1 now"):
         run(data, replace(config, seed=1), folder=folder)
     monkeypatch.setattr(observation, "MAX_LOST_NATS", -1.0)  # asks for all axes
-    resumed = run(data, config, folder=folder, report=lines.append)
+    with pytest.warns(RunFolderWarning, match="no checkpoint of epoch 1, which has records"):
+        resumed = run(data, config, folder=folder, report=lines.append)
     assert lines[0] == "resumed after epoch 0"
     for rows in (resumed.records, folder.read(RECORDS)):
         for row, expected in zip(without_times(rows), without_times(whole.records), strict=True):

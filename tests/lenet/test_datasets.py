@@ -1,5 +1,6 @@
 """Tests of the data sets: verification, decoding, substitute and the fixed split."""
 
+import errno
 import functools
 import gzip
 import hashlib
@@ -212,8 +213,18 @@ def test_load_download_with_wrong_checksum_is_rejected(online):
 
 def test_load_unwritable_download_folder_raises(online, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(datasets.DatasetUnavailable, match="failed"):
-        datasets.load("mnist")
+    for name in ("mnist", "auto"):  # not 5,000 images in place of all for a fault of the disk
+        with pytest.raises(OSError, match="cannot write mnist into"):
+            datasets.load(name)
+
+
+def test_load_full_disk_in_a_download_raises(online, monkeypatch):
+    def download(self, urls):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
+    with pytest.raises(OSError, match=r"cannot write mnist into .*No space.*free space"):
+        datasets.load("auto")
 
 
 def test_load_error_of_the_program_in_a_download_is_not_hidden(online, monkeypatch):

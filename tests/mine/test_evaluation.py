@@ -73,6 +73,16 @@ def test_evaluate_labels_sums_over_classes():
     np.testing.assert_allclose(result.influence, each, rtol=1e-3, atol=1e-4)
 
 
+def test_evaluate_stack_of_labels_weighs_each_by_its_own_classes():
+    x, y = samples()[0], {"even": labels(), "rare": np.eye(3, dtype=np.uint8)[[0, 0, 1, 0, 2] * 48]}
+    state = randomize(mine.init(KEY, x, y, CONFIG))
+    result = mine.evaluate(KEY, state, x, y, CONFIG)
+    for i, of in enumerate(y.values()):
+        scores = all_scores(network(state.average, i), network(state.gaussian, i), x, np.eye(3))
+        each = (scores * of).sum(1) - np.log(np.exp(scores) @ of.mean(0))
+        np.testing.assert_allclose(result.nats[i], each.mean(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["separable", "concatenated"])
 def test_evaluate_rows_normalized_equals_definition(kind, monkeypatch):
     monkeypatch.setitem(blocks.BLOCK_ROWS, kind == "separable", 8)  # the last block is not full
