@@ -33,7 +33,9 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_list("parts", list(PARTS), "Parts to measure; empty to write the page alone.")
 flags.DEFINE_integer("times", None, "Repetitions of each random fault; default: the part's own.")
 flags.DEFINE_string(
-    "data_dir", None, "Folder with the IDX files of MNIST: the part kills takes the main job, too."
+    "data_dir",
+    None,
+    "Folder with the IDX files of MNIST: kills and interrupts take the main job, too.",
 )
 flags.DEFINE_string("out_dir", "runs/faults", "Folder for tables and for runs with faults.")
 

@@ -6,18 +6,21 @@ import signal
 import time
 from pathlib import Path
 
+from absl import flags
+
 from . import main_job
-from .kills import resumed
+from .kills import MAIN, resumed
 from .table import Table
 
 TIMES = 3
 SEED = 1
 STARTED, MOST = 2.0, 0.7  # seconds of imports, and the share of a run in which signals come
+LONGEST = 60.0  # seconds in which signals come to the whole main job
 LIMIT = 5.0  # seconds
 
 
 def measure(folder: Path, times: int | None) -> Table:
-    """Interrupt the main job at random moments.
+    """Interrupt short main jobs at random moments, and the whole main job if MNIST is there.
 
     Args:
       folder: for the runs.
@@ -34,8 +37,9 @@ def measure(folder: Path, times: int | None) -> Table:
         problems, slowest = [], 0.0
         for _ in range(times):
             moment = draw.uniform(STARTED, max(longest, STARTED))
-            found, seconds = _interrupted(folder / "run", expected, cache, name, moment)
-            problems += found
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            found, seconds = _interrupted(folder / "run", main_job.SHORT, cache, name, moment)
+            problems += found + resumed(folder / "run", expected, cache, main_job.SHORT)
             slowest = max(slowest, seconds)
         returned = (
             f"ended after {slowest:.1f} s at most, with the command that goes on; resumed, the "
@@ -43,6 +47,19 @@ def measure(folder: Path, times: int | None) -> Table:
         )
         rows.append((f"{name} at a random moment", str(times), returned, "; ".join(problems)))
         failures += [f"{name}: {problem}" for problem in problems]
+    if flags.FLAGS.data_dir:
+        arguments = (*MAIN, f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}", "--resume")
+        shutil.rmtree(folder / "main", ignore_errors=True)
+        problems, slowest = [], 0.0
+        for number in range(2 * times):
+            name, moment = ("SIGINT", "SIGTERM")[number % 2], draw.uniform(STARTED, LONGEST)
+            found, seconds = _interrupted(folder / "main", arguments, cache, name, moment)
+            problems += found
+            slowest = max(slowest, seconds)
+        returned = f"ended after {slowest:.1f} s at most, with the command that goes on"
+        fault = "SIGINT and SIGTERM in turn, the whole main job, one folder"
+        rows.append((fault, str(2 * times), returned, "; ".join(problems)))
+        failures += [f"the whole main job: {problem}" for problem in problems]
     return Table(
         "Interrupted runs",
         ("fault", "times", "what came back", "lost"),
@@ -53,11 +70,10 @@ def measure(folder: Path, times: int | None) -> Table:
 
 
 def _interrupted(
-    folder: Path, expected: Path, cache: Path, name: str, moment: float
+    folder: Path, arguments: tuple[str, ...], cache: Path, name: str, moment: float
 ) -> tuple[list[str], float]:
     """Return what went wrong, and the seconds from the signal to the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    process = main_job.start(folder, *main_job.SHORT, cache=cache)
+    process = main_job.start(folder, *arguments, cache=cache)
     time.sleep(moment)
     number = getattr(signal, name)
     since = time.perf_counter()
@@ -68,4 +84,4 @@ def _interrupted(
         problems.append(f"status {outcome.status}: {outcome.message}")
     if outcome.seconds > LIMIT:
         problems.append(f"{outcome.seconds:.1f} s until the end")
-    return problems + resumed(folder, expected, cache, main_job.SHORT), outcome.seconds
+    return problems, outcome.seconds
