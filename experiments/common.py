@@ -33,7 +33,7 @@ COMPILE_PREFIX = "/jax/core/compile/"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 # Flags that the command of a results page leaves out: they do not affect the numbers.
 UNPUBLISHED_FLAGS = (
-    *("out_dir", "publish", "resume", "compilation_cache"),
+    *("out_dir", "publish", "resume", "compilation_cache", "progress"),
     *("coordinator", "num_processes", "process_id"),
 )
 # Flags that name something on this machine, and what a results page has instead.

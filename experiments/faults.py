@@ -21,7 +21,7 @@ from fault_injection import Table, table_from_file
 # In the order of the page. Each is a module of `fault_injection` with a function
 # `measure(folder: Path, times: int | None) -> Table`; `times` None for the part's own number.
 PARTS = (
-    *("kills", "interrupts", "damage", "storage", "processes"),
+    *("kills", "chains", "interrupts", "damage", "storage", "processes"),
     *("flags", "data_files", "inputs", "numerics", "programs"),
 )
 # Those that install packages from the network, or take hours: only when --parts names them.
@@ -35,7 +35,7 @@ flags.DEFINE_integer("times", None, "Repetitions of each random fault; default: 
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder with the IDX files of MNIST: kills and interrupts take the main job, too.",
+    "Folder with the IDX files of MNIST: chains and interrupts of it, too.",
 )
 flags.DEFINE_string("out_dir", "runs/faults", "Folder for tables and for runs with faults.")
 

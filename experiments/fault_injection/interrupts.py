@@ -9,7 +9,6 @@ from pathlib import Path
 from absl import flags
 
 from . import main_job
-from .kills import MAIN, resumed
 from .table import Table
 
 TIMES = 3
@@ -39,7 +38,7 @@ def measure(folder: Path, times: int | None) -> Table:
             moment = draw.uniform(STARTED, max(longest, STARTED))
             shutil.rmtree(folder / "run", ignore_errors=True)
             found, seconds = _interrupted(folder / "run", main_job.SHORT, cache, name, moment)
-            problems += found + resumed(folder / "run", expected, cache, main_job.SHORT)
+            problems += found + main_job.resumed(folder / "run", expected, cache, main_job.SHORT)
             slowest = max(slowest, seconds)
         returned = (
             f"ended after {slowest:.1f} s at most, with the command that goes on; resumed, the "
@@ -48,7 +47,11 @@ def measure(folder: Path, times: int | None) -> Table:
         rows.append((f"{name} at a random moment", str(times), returned, "; ".join(problems)))
         failures += [f"{name}: {problem}" for problem in problems]
     if flags.FLAGS.data_dir:
-        arguments = (*MAIN, f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}", "--resume")
+        arguments = (
+            *main_job.MAIN,
+            f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}",
+            "--resume",
+        )
         shutil.rmtree(folder / "main", ignore_errors=True)
         problems, slowest = [], 0.0
         for number in range(2 * times):

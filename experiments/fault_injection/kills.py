@@ -1,23 +1,23 @@
-"""The main job is killed and resumed; what it wrote is compared with a whole run."""
+"""Short main jobs are killed and resumed; what they wrote is compared with a whole run."""
 
+import functools
 import random
 import shutil
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-from absl import flags
 
 from . import main_job
 from .table import Table
 
 TIMES = 20
 SEED = 0
-MAIN = ("--epochs=40", "--probe_every=4")
 STARTED = 1.0  # seconds in which nothing but imports happens
 
 
 def measure(folder: Path, times: int | None) -> Table:
-    """Kill short main jobs, one of them many times, and the whole main job if MNIST is there.
+    """Kill short main jobs at random moments, and while files are written.
 
     Args:
       folder: for the runs.
@@ -37,9 +37,10 @@ def measure(folder: Path, times: int | None) -> Table:
 
     problems, moments = [], []
     for _ in range(times):
-        moment = draw.uniform(STARTED, seconds)
+        moment = draw.uniform(STARTED, 0.9 * seconds)
         moments.append(moment)
-        problems += _killed(folder / "kill", expected, cache, lambda _, m=moment: time.sleep(m))
+        wait = functools.partial(_sleep, moment)
+        problems += _killed(folder / "kill", expected, cache, wait)
     record(
         f"SIGKILL at a random moment ({min(moments):.0f} to {max(moments):.0f} s of {seconds:.0f}),"
         " resumed",
@@ -49,28 +50,15 @@ def measure(folder: Path, times: int | None) -> Table:
     )
     for what, pattern in (
         ("a checkpoint", "checkpoints/*.orbax-checkpoint-tmp*"),
-        ("checksums of a checkpoint", "checkpoints/*/.SHA256SUMS.partial"),
+        ("copies and checksums into a checkpoint", "checkpoints/*/.*.partial"),
         ("rows of a probe", "records.jsonl"),
     ):
         number = max(times // 6, 1)
         problems = []
         for _ in range(number):
-            watch = _Watch(pattern, draw.randrange(1, 4), draw.uniform(0, 0.05))
+            watch = _Watch(pattern, draw.randrange(1, 4), draw.uniform(0, 0.02))
             problems += _killed(folder / "kill", expected, cache, watch)
         record(f"SIGKILL during the writing of {what}, resumed", number, "the same", problems)
-    chains = [("the short main job", main_job.SHORT, expected, seconds)]
-    if flags.FLAGS.data_dir:
-        arguments = (*MAIN, f"--data_dir={Path(flags.FLAGS.data_dir).absolute()}")
-        long = folder / "main"
-        chains.append(
-            ("the main job", arguments, long, main_job.whole(long, arguments, cache).seconds)
-        )
-    for what, arguments, of, needed in chains:
-        problems, most = _chain(folder / "chain", arguments, of, needed, times, draw, cache)
-        returned = f"the same; the folder never held more than {most / 2**20:.0f} MiB"
-        record(
-            f"{what} killed {times} times in one folder, resumed each time", 1, returned, problems
-        )
     return Table(
         "Killed runs",
         ("fault", "times", "what came back", "lost"),
@@ -87,65 +75,33 @@ class _Watch:
     def __init__(self, pattern: str, count: int, delay: float) -> None:
         self.pattern, self.count, self.delay = pattern, count, delay
 
-    def __call__(self, folder: Path) -> None:
+    def __call__(self, folder: Path, process: subprocess.Popen) -> None:
         seen: set = set()
-        until = time.perf_counter() + 300
-        while len(seen) < self.count and time.perf_counter() < until:
+        while len(seen) < self.count and process.poll() is None:
             for path in folder.glob(self.pattern):
                 try:
-                    seen.add((path.name, path.stat().st_size if path.is_file() else 0))
+                    stat = path.stat()
+                    seen.add((path, stat.st_ino, stat.st_size if path.is_file() else 0))
                 except FileNotFoundError:
                     continue
-            time.sleep(0.001)
+            time.sleep(0.0005)
         time.sleep(self.delay)
 
 
-def _killed(folder: Path, expected: Path, cache: Path, wait) -> list[str]:  # noqa: ANN001
-    _clear(folder)
+def _sleep(seconds: float, folder: Path, process: subprocess.Popen) -> None:
+    del folder, process
+    time.sleep(seconds)
+
+
+def _killed(
+    folder: Path, expected: Path, cache: Path, wait: Callable[[Path, subprocess.Popen], None]
+) -> list[str]:
+    """Kill a run when `wait` returns, resume it, and return what is wrong, if anything is."""
+    shutil.rmtree(folder, ignore_errors=True)
     process = main_job.start(folder, *main_job.SHORT, cache=cache)
-    wait(folder)
+    wait(folder, process)
+    ended = process.poll() is not None
     process.kill()
     process.wait()
-    return resumed(folder, expected, cache, main_job.SHORT)
-
-
-def resumed(folder: Path, expected: Path, cache: Path, arguments: tuple[str, ...]) -> list[str]:
-    """Resume a run and return what is wrong, if anything is."""
-    outcome = main_job.run(folder, *arguments, "--resume", cache=cache)
-    if outcome.status:
-        return [f"status {outcome.status}: {outcome.message}"]
-    return main_job.differences(folder, expected)[:1]
-
-
-def _chain(
-    folder: Path,
-    arguments: tuple[str, ...],
-    expected: Path,
-    seconds: float,
-    times: int,
-    draw: random.Random,
-    cache: Path,
-) -> tuple[list[str], int]:
-    """Kill a run many times in one folder; return what went wrong, and the folder's largest size.
-
-    Every second life is long enough for a probe or two, so that the run gets on.
-    """
-    _clear(folder)
-    most = 0
-    for number in range(times):
-        process = main_job.start(folder, *arguments, "--resume", cache=cache)
-        longest = min(seconds / 4, 60) if number % 2 else min(seconds, 30)
-        until = time.perf_counter() + draw.uniform(STARTED, longest)
-        while time.perf_counter() < until and process.poll() is None:
-            time.sleep(0.05)
-            try:
-                most = max(most, main_job.size(folder))
-            except FileNotFoundError:
-                continue
-        process.kill()
-        process.wait()
-    return resumed(folder, expected, cache, arguments), most
-
-
-def _clear(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    problems = main_job.resumed(folder, expected, cache, main_job.SHORT)
+    return ["it had ended before it was killed", *problems] if ended else problems

@@ -15,6 +15,7 @@ SHORT = (
     *("--dataset=mnist_5k", "--probe_size=500", "--layers=relu3,softmax", "--nodeterministic"),
     *("--epochs=2", "--probe_every=1", "--max_steps=50"),
 )
+MAIN = ("--epochs=40", "--probe_every=4")
 ROWS = ("training.jsonl", "records.jsonl")
 TIMES = ("seconds", "crc32")  # entries of rows that no two runs share
 # Written from the rows alone, so that they are equal bit for bit.
@@ -85,6 +86,21 @@ def run(folder: Path, *arguments: str, cache: Path, logs: Path | None = None) ->
     """Run the main job to its end, see `start`."""
     since = time.perf_counter()
     return finish(start(folder, *arguments, cache=cache, logs=logs), logs or folder, since)
+
+
+def resumed(folder: Path, expected: Path, cache: Path, arguments: Sequence[str]) -> list[str]:
+    """Resume a run and return what is wrong, if anything is.
+
+    Args:
+      folder: its --out_dir.
+      expected: of a run without faults.
+      cache: folder for compiled programs.
+      arguments: other flags.
+    """
+    outcome = run(folder, *arguments, "--resume", cache=cache)
+    if outcome.status:
+        return [f"status {outcome.status}: {outcome.message}"]
+    return differences(folder, expected)[:1]
 
 
 def shared(folder: Path) -> tuple[Path, Path]:
