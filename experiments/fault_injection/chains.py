@@ -13,6 +13,7 @@ from .table import Table
 TIMES = 20
 SEED = 2
 STARTED = 1.0  # seconds in which nothing but imports happens
+LONGEST = 90.0  # seconds of a life: some probes of the main job
 
 
 def measure(folder: Path, times: int | None) -> Table:
@@ -59,16 +60,12 @@ def _chain(
     draw: random.Random,
     cache: Path,
 ) -> tuple[int, int]:
-    """Kill a run many times; return how often it was not at its end, and the largest size.
-
-    Every second life is long enough for a probe or two, so that the run gets on.
-    """
+    """Kill a run many times; return how often it was not at its end, and the largest size."""
     shutil.rmtree(folder, ignore_errors=True)
     kills = most = 0
-    for number in range(times):
+    for _ in range(times):
         process = main_job.start(folder, *arguments, "--resume", cache=cache)
-        longest = min(seconds / 4, 60) if number % 2 else min(seconds, 30)
-        until = time.perf_counter() + draw.uniform(STARTED, longest)
+        until = time.perf_counter() + draw.uniform(STARTED, min(seconds, LONGEST))
         while time.perf_counter() < until and process.poll() is None:
             time.sleep(0.05)
             try:
