@@ -175,25 +175,26 @@ def jit(
         if not _can_run():
             return function(*args, **kwargs)
         backend, mesh = jax.default_backend(), devices.mesh()
+        options = supported_options(backend)
+        if fast_compile and OPTIMIZATION_LEVEL in options:
+            options = options | {OPTIMIZATION_LEVEL: 0}
+        place = backend, mesh, *options.values()
         with lock:
-            if (backend, mesh) not in compiled:
-                options = supported_options(backend)
-                if fast_compile and OPTIMIZATION_LEVEL in options:
-                    options = options | {OPTIMIZATION_LEVEL: 0}
-                compiled[backend, mesh] = jax.jit(
+            if place not in compiled:
+                compiled[place] = jax.jit(
                     traced,
                     static_argnames=static_argnames,
                     compiler_options=options,
                     out_shardings=mesh and NamedSharding(mesh, PartitionSpec()),
                 )
-                _functions.append(compiled[backend, mesh])
+                _functions.append(compiled[place])
         # Where a CPU's devices share networks, arrays committed to one of them would clash.
         args, kwargs = devices.commit_to_networks_mesh((args, kwargs), every=shares_work)
         if not shares_work or devices.networks_mesh() is None:
-            return compiled[backend, mesh](*args, **kwargs)
+            return compiled[place](*args, **kwargs)
         # Devices wait for one another within such a program. A CPU has a thread for each device,
         # and holds one where 32 programs are under way: with others queued it could wait forever.
         args, kwargs = jax.block_until_ready((args, kwargs))
-        return jax.block_until_ready(compiled[backend, mesh](*args, **kwargs))
+        return jax.block_until_ready(compiled[place](*args, **kwargs))
 
     return call

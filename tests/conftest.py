@@ -28,7 +28,11 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Small networks run for less time than they compile, which then takes two thirds of the time.
-compilation.OPTIONS["cpu"]["xla_cpu_use_fusion_emitters"] = False
+OPTIONS_OF_USERS = dict(compilation.OPTIONS["cpu"])
+compilation.OPTIONS["cpu"] |= {
+    "xla_cpu_use_fusion_emitters": False,
+    compilation.OPTIMIZATION_LEVEL: 0,
+}
 compilation.MAX_PROGRAMS = 10**6  # tests that count compilations need what earlier ones left
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
@@ -54,6 +58,17 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def compile_as_users_do():
+    """Networks of default size run for longer than they compile."""
+    before = compilation.OPTIONS["cpu"]
+    compilation.OPTIONS["cpu"] = OPTIONS_OF_USERS
+    compilation.supported_options.cache_clear()
+    yield
+    compilation.OPTIONS["cpu"] = before
+    compilation.supported_options.cache_clear()
 
 
 _compiled = []

@@ -1,5 +1,6 @@
 """`python -m mine_jax`: what it prints and writes, and one line for what is wrong."""
 
+import functools
 import json
 import sys
 from xml.etree import ElementTree
@@ -13,8 +14,10 @@ import mine_jax
 from mine_jax.command_line import main
 from mine_jax.information_plane.files import replacing
 from mine_jax.information_plane.records import RunFolder
+from mine_jax.mine import MineConfig
 
 N = 400
+QUICK = MineConfig(hidden=16, features=8, check_every=25, max_steps=50)
 KINDS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "html": b"<!DOCTYPE"}
 
 
@@ -159,16 +162,19 @@ def test_plot_without_the_packages_of_the_page_says_how_to_get_them(make_run, mo
 def test_estimate_prints_the_value_of_lower_bound_and_the_p_value(
     csv_file, samples, monkeypatch, capsys
 ):
+    for name in ("lower_bound", "independence_test"):
+        quick = functools.partial(getattr(mine_jax, name), config=QUICK)
+        monkeypatch.setattr(f"mine_jax.estimate.{name}", quick)
     argv = ["estimate", csv_file, "--x", "x one", "--z", "sign", "--seed", "3", "--test"]
     assert main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     sides = samples["x one"], samples["sign"].tolist()
-    expected = mine_jax.lower_bound(*sides, key=jax.random.key(3))
+    expected = mine_jax.lower_bound(*sides, key=jax.random.key(3), config=QUICK)
     for name in ("nats", "stderr", "ceiling_nats"):
         assert result[name] == pytest.approx(getattr(expected, name), rel=1e-5)
     assert result["samples"] == N
     assert result["warnings"] == list(expected.warnings)
-    test = mine_jax.independence_test(*sides, key=jax.random.key(3))
+    test = mine_jax.independence_test(*sides, key=jax.random.key(3), config=QUICK)
     assert result["p_value"] == pytest.approx(test.p_value)
     for name, found in (("lower_bound", expected), ("independence_test", test)):
         monkeypatch.setattr(f"mine_jax.estimate.{name}", lambda *_, found=found, **__: found)

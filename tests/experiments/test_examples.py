@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
+pytestmark = pytest.mark.usefixtures("compile_as_users_do")
+
 
 def run(path):
     """The names of a script, run as a user runs it."""

@@ -262,7 +262,8 @@ def test_run_of_tokens_batch_norm_dropout_and_one_logit_learns_and_resumes(
     folder = Crashing(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run(tokens, learning, Modern(), folder=folder)
-    resumed = run(tokens, learning, Modern(), folder=RunFolder(tmp_path / "run"))
+    with pytest.warns(RunFolderWarning, match="no checkpoint of epoch 1, which has records"):
+        resumed = run(tokens, learning, Modern(), folder=RunFolder(tmp_path / "run"))
     assert without_times(resumed.training) == without_times(whole.training)
     assert without_times(resumed.records) == without_times(whole.records)
 
