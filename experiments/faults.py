@@ -35,7 +35,7 @@ flags.DEFINE_integer("times", None, "Repetitions of each random fault; default: 
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder with the IDX files of MNIST: chains and interrupts of it, too.",
+    "Folder with MNIST's IDX files: with it, chains and interrupts take the whole main job, too.",
 )
 flags.DEFINE_string("out_dir", "runs/faults", "Folder for tables and for runs with faults.")
 

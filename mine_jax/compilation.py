@@ -178,7 +178,7 @@ def jit(
         options = supported_options(backend)
         if fast_compile and OPTIMIZATION_LEVEL in options:
             options = options | {OPTIMIZATION_LEVEL: 0}
-        place = backend, mesh, *options.values()
+        place = backend, mesh, *options.items()  # only tests change options
         with lock:
             if place not in compiled:
                 compiled[place] = jax.jit(

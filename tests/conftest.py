@@ -27,8 +27,9 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mine_jax-tests-")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Small networks run for less time than they compile, which then takes two thirds of the time.
-OPTIONS_OF_USERS = dict(compilation.OPTIONS["cpu"])
+# Small networks run for less time than they compile: LLVM's lowest level, and no fusion emitters,
+# are slow programs that compile in a third of the time.
+USER_OPTIONS = dict(compilation.OPTIONS["cpu"])
 compilation.OPTIONS["cpu"] |= {
     "xla_cpu_use_fusion_emitters": False,
     compilation.OPTIMIZATION_LEVEL: 0,
@@ -62,9 +63,9 @@ def compile_fast():
 
 @pytest.fixture(scope="module")
 def compile_as_users_do():
-    """Networks of default size run for longer than they compile."""
+    """Compile with the options that users get: large networks run for longer than they compile."""
     before = compilation.OPTIONS["cpu"]
-    compilation.OPTIONS["cpu"] = OPTIONS_OF_USERS
+    compilation.OPTIONS["cpu"] = USER_OPTIONS
     compilation.supported_options.cache_clear()
     yield
     compilation.OPTIONS["cpu"] = before

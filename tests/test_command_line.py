@@ -257,7 +257,7 @@ def test_arguments_that_cannot_be_parsed_end_with_status_2(argv, capsys):
 
 def test_names_without_commas_are_told_how_to_be_separated(capsys):
     for argv, hinted in (
-        (["a.csv", "--x", "0", "--z", "weight", "colour"], True),
+        (["a.csv", "--x", "0", "--z", "weight", "color"], True),
         (["a.csv", "--x", "0", "--z", "1", "--verbose"], False),
     ):
         with pytest.raises(SystemExit):

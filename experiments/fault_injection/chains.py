@@ -33,21 +33,22 @@ def measure(folder: Path, times: int | None) -> Table:
     rows, failures = [], []
     for what, arguments, of in jobs:
         seconds = main_job.whole(of, arguments, cache).seconds
-        kills, most = _chain(folder / "chain", arguments, seconds, times, draw, cache)
-        problems = main_job.resumed(folder / "chain", of, cache, arguments)
-        fault = f"{what} killed in one folder ({kills} times before its end), resumed each time"
+        kills, most, problems = _chain(folder / "chain", arguments, seconds, times, draw, cache)
+        problems += main_job.resumed(folder / "chain", of, cache, arguments)
+        fault = f"{what} killed many times in one folder, resumed each time"
         returned = (
             "the rows, findings and figures of a run without faults, bit for bit; the folder never "
             f"held more than {most / 2**20:.0f} MiB"
         )
-        rows.append((fault, str(times), returned, problems[0] if problems else "nothing"))
+        rows.append((fault, str(kills), returned, problems[0] if problems else "nothing"))
         failures.extend(f"{fault}: {problem}" for problem in problems)
         print(rows[-1], flush=True)
     return Table(
         "Runs killed many times",
         ("fault", "times", "what came back", "lost"),
         tuple(rows),
-        f"The whole main job is `info_plane.py {' '.join(main_job.MAIN)}` with all of MNIST.",
+        "Kills are at random moments, until the run is at its end; each resume starts at once. The "
+        f"whole main job is `info_plane.py {' '.join(main_job.MAIN)}` with all of MNIST.",
         tuple(failures),
     )
 
@@ -59,11 +60,15 @@ def _chain(
     times: int,
     draw: random.Random,
     cache: Path,
-) -> tuple[int, int]:
-    """Kill a run many times; return how often it was not at its end, and the largest size."""
+) -> tuple[int, int, list[str]]:
+    """Kill a run until it is at its end, or `times` times.
+
+    Returns:
+      The number of kills, the largest size of the folder, and sentences on lives that failed.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    kills = most = 0
-    for _ in range(times):
+    most, problems = 0, []
+    for number in range(times):
         process = main_job.start(folder, *arguments, "--resume", cache=cache)
         until = time.perf_counter() + draw.uniform(STARTED, min(seconds, LONGEST))
         while time.perf_counter() < until and process.poll() is None:
@@ -72,7 +77,10 @@ def _chain(
                 most = max(most, main_job.size(folder))
             except FileNotFoundError:
                 continue
-        kills += process.poll() is None
+        if process.poll() == 0:
+            return number, most, problems
+        if process.poll() is not None:
+            problems.append(f"life {number} ended with status {process.returncode}")
         process.kill()
         process.wait()
-    return kills, most
+    return times, most, problems

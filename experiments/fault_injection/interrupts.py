@@ -59,7 +59,10 @@ def measure(folder: Path, times: int | None) -> Table:
             found, seconds = _interrupted(folder / "main", arguments, cache, name, moment)
             problems += found
             slowest = max(slowest, seconds)
-        returned = f"ended after {slowest:.1f} s at most, with the command that goes on"
+        returned = (
+            f"ended after {slowest:.1f} s at most, with the command that goes on; its end was not "
+            "waited for"
+        )
         fault = "SIGINT and SIGTERM in turn, the whole main job, one folder"
         rows.append((fault, str(2 * times), returned, "; ".join(problems)))
         failures += [f"the whole main job: {problem}" for problem in problems]

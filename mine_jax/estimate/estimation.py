@@ -79,7 +79,7 @@ def lower_bound(
       An `Estimate`; for a mapping, a dict of them with the same names.
 
     Raises:
-      TypeError: if `key` is no PRNG key, `config` no `MineConfig`, `verbose` no truth value,
+      TypeError: if `key` is no PRNG key, `config` no `MineConfig`, `verbose` no bool,
         `on_progress` no function, or x a mapping.
       ValueError: if numbers of samples differ or are too small, values are missing or not finite,
         there are too many labels, x or z cannot be read otherwise, `init` does not fit, or groups
@@ -91,6 +91,8 @@ def lower_bound(
     config = MineConfig() if config is None else config
     if not isinstance(config, MineConfig):
         raise TypeError(f"config must be a MineConfig, got {config!r}")
+    if not isinstance(verbose, bool | np.bool_):
+        raise TypeError(f"verbose must be True or False, got {verbose!r}")
     if isinstance(x, Mapping):
         raise TypeError("x must be one array; only z may be a mapping of names to arrays")
     named = dict(z) if isinstance(z, Mapping) else {"z": z}
@@ -106,8 +108,6 @@ def lower_bound(
             raise ValueError(f"init must have the names of z, {sorted(named)}, got {got}")
     x_variable, z_variables = read_variables(x, named, discrete)
     grouping, warnings = group_rows(x_variable, z_variables, config, groups, blocks)
-    if not isinstance(verbose, bool):
-        raise TypeError(f"verbose must be True or False, got {verbose!r}")
     if on_progress is not None and not callable(on_progress):
         raise TypeError(f"on_progress must be a function of three arguments, got {on_progress!r}")
     with progress_bar("lower_bound", verbose, on_progress) as report:

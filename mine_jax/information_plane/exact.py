@@ -92,7 +92,7 @@ def noisy_layer(
     spread cannot be separated from the noise, and the standard errors are upper limits.
 
     The cost is N² d multiplications a draw and N·block numbers of memory beside the data. Where
-    distances are so large beside the noise that float32 could not resolve near neighbours, float64
+    distances are so large beside the noise that float32 could not resolve near neighbors, float64
     is used.
 
     Args:

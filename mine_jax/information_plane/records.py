@@ -31,7 +31,7 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolderWarning(UserWarning):
-    """Something in the folder was damaged; the message says what was done."""
+    """Something in the folder was damaged or not finished; the message says what was done."""
 
 
 class RunFolder:
@@ -46,7 +46,7 @@ class RunFolder:
       keep: number of checkpoints to keep, the last ones; None for all.
 
     Raises:
-      TypeError: if `path` is none.
+      TypeError: if `path` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True, keep: int | None = 2) -> None:
@@ -56,6 +56,7 @@ class RunFolder:
         self._writes = writes
         self._checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
         self._lock: folder_lock.FolderLock | None = None
+        self._removed: set[int] = set()  # checkpoints that were damaged
 
     def check(self, *, resume: bool) -> bool:
         """Tell whether the folder holds a run.
@@ -146,7 +147,7 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(
                 f"cannot write into {self.path}: {error}; what was written before is whole. Free "
-                "space or mend permissions"
+                "space or fix permissions"
             ) from error
 
     def _has(self, name: str) -> bool:
@@ -246,16 +247,19 @@ class RunFolder:
         """Drop the rows of later epochs from a JSON-lines file; return the others.
 
         Warns:
-          RunFolderWarning: as `read_whole`, or if records are dropped, since a checkpoint comes
-            right after them.
+          RunFolderWarning: as `read_whole`, or if records are dropped: a checkpoint comes right
+            after them, so that one is missing.
         """
         rows = self.read_whole(name)
-        later = sorted({row["epoch"] for row in rows if row["epoch"] > epoch})
-        if later and name == RECORDS:
-            epochs = ", ".join(map(str, later))
-            self._warn(f"no checkpoint of epoch {epochs}, which has records: computed again")
         kept = [row for row in rows if row["epoch"] <= epoch]
         self.replace_rows(name, kept)
+        later = {row["epoch"] for row in rows if row["epoch"] > epoch} - self._removed
+        if later and name == RECORDS and self._writes:
+            range_ = f"{min(later)}" if len(later) == 1 else f"{min(later)} to {max(later)}"
+            self._warn(
+                f"epoch {range_} has records and no checkpoint, which was removed or not finished: "
+                "computed again"
+            )
         return kept
 
     def description(self) -> dict[str, Any]:
@@ -316,6 +320,7 @@ class RunFolder:
             self._warn(f"checkpoint {epoch} is damaged ({damage}): removed, the one before is used")
             with self.writing():
                 self._checkpoints.remove(epoch)
+            self._removed.add(epoch)
 
     def _restore_config(self) -> None:
         """Write config.json again from its copy if it is damaged or missing."""

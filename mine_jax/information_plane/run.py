@@ -102,6 +102,9 @@ def run(
     Raises:
       ValueError: if the data do not fit the model or are too few for the configuration.
       RunFolderError: if the folder holds another run, or a checkpoint cannot be read.
+
+    Warns:
+      RunFolderWarning: if something in the folder was damaged or not finished.
     """
     seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     train, test = ((np.asarray(images), np.asarray(labels)) for images, labels in (train, test))

@@ -10,7 +10,6 @@ Both packages are imported only when they are needed.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import math
@@ -38,10 +37,6 @@ FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 NUM_CLASSES = 10
-ERRORS_OF_DISK = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.EEXIST),
-)
 # The split of mnist_5k.
 SPLIT_SEED = 5000
 TEST_IMAGES_PER_CLASS = 100
@@ -93,7 +88,7 @@ def load(name: str = "auto", data_dir: str | os.PathLike | None = None) -> Datas
       ValueError: if the name is unknown, or a file in `data_dir` is not the published one.
       FileNotFoundError: if `data_dir` is no folder or lacks some of the four files.
       DatasetUnavailable: if the data set is not on disk and cannot be downloaded.
-      OSError: if there is no room or no permission for a download.
+      OSError: if a download cannot be written.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
@@ -353,10 +348,11 @@ def _download(name: str, url_infos: Mapping[str, UrlInfo], folder: Path) -> dict
         paths: Any = manager.download({info.filename: url for url, info in url_infos.items()})
     # OSError covers the disk and all exceptions of requests.
     except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
-        if getattr(error, "errno", None) in ERRORS_OF_DISK:  # which less data would hide
+        # A fault of the disk must not end in less data; one of the network has no number.
+        if isinstance(error, OSError) and error.errno is not None:
             raise OSError(
-                f"cannot write {name} into {folder}: {error}; free space or mend permissions, or "
-                "pass --data_dir with a folder for it"
+                f"cannot write {name} into {folder}: {error}; free space, fix permissions, pass "
+                "--data_dir with another folder, or --dataset=mnist_5k"
             ) from error
         raise DatasetUnavailable(
             f"{name} is not on disk and its download to {folder} failed "

@@ -60,7 +60,7 @@ def samples():
 
 
 @functools.cache
-def labelled():
+def labeled():
     """Features of three Gaussian classes, the labels, and their mutual information."""
     rng = np.random.default_rng(4)
     means = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
@@ -92,7 +92,7 @@ def grouped():
 
 @functools.cache
 def of_labels():
-    features, labels, _ = labelled()
+    features, labels, _ = labeled()
     return lower_bound(features, labels, config=CONFIG)
 
 
@@ -131,7 +131,7 @@ def test_lower_bound_gaussian_columns_is_near_closed_form():
 
 
 def test_lower_bound_labels_is_near_truth():
-    *_, nats = labelled()
+    *_, nats = labeled()
     assert_estimates(of_labels(), nats)
 
 
@@ -264,7 +264,7 @@ def test_lower_bound_of_known_shapes_compiles_nothing_and_clears_nothing(compila
 
 
 def test_lower_bound_reports_progress_and_shows_it(capsys):
-    features, labels, _ = labelled()
+    features, labels, _ = labeled()
     calls = []
     estimate = lower_bound(
         features,
@@ -287,7 +287,7 @@ def test_lower_bound_reports_progress_and_shows_it(capsys):
 
 def test_lower_bound_in_two_threads_equals_one_after_another():
     x, named = samples()
-    features, labels, _ = labelled()
+    features, labels, _ = labeled()
     one_hot = np.eye(3)[labels]
     expected = alone(), of_labels()
     with ThreadPoolExecutor(2) as pool:
@@ -304,7 +304,7 @@ def test_lower_bound_in_two_threads_equals_one_after_another():
 
 
 def test_prepare_pairs_labels_of_any_kind_come_as_z_beside_both_scales():
-    features, labels, _ = labelled()
+    features, labels, _ = labeled()
     (expected,) = prepare_pairs(features, {"z": labels}, CONFIG).values()
     assert expected.x.measured.shape == (N, 4)
     kinds = (

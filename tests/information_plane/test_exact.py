@@ -117,7 +117,7 @@ def test_noisy_layer_of_two_inputs_equals_quadrature(distance):
     result = exact.noisy_layer(KEY, points, 1.0, [0, 1], draws=20_000)
     truth = quadrature(points, 1.0, [0, 1])
     assert truth[0] == pytest.approx(truth[1], abs=1e-9)
-    # Enough draws to tell these values from their neighbours.
+    # Enough draws to tell these values from their neighbors.
     assert result.x_stderr < 0.005
     assert_close(result, truth)
 
@@ -249,7 +249,7 @@ def test_noisy_layer_of_distant_classes_is_finite():
     assert_close(result, (np.log(2) + pair, pair))
 
 
-def test_noisy_layer_resolves_neighbours_far_from_the_mean():
+def test_noisy_layer_resolves_neighbors_far_from_the_mean():
     # 100 pairs, 3e4 noises from one another and 1 within: float32 alone would see the products
     # of 1e10 in steps of a thousand.
     far = 1e4 * rng(0).standard_normal((100, 8))
@@ -264,7 +264,7 @@ def test_noisy_layer_resolves_neighbours_far_from_the_mean():
 
 
 def test_noisy_layer_agrees_between_precisions(monkeypatch):
-    # Points at the largest distance that float32 is trusted with, and near neighbours there.
+    # Points at the largest distance that float32 is trusted with, and near neighbors there.
     far = rng(0).standard_normal((50, 300))
     far *= np.sqrt(0.95 * exact.MAX_FLOAT32_SQUARE) / np.linalg.norm(far, axis=1, keepdims=True)
     activations = np.concatenate([far, far + 0.1 * rng(1).standard_normal((50, 300))])

@@ -121,7 +121,9 @@ def test_read_and_resume_rows_drop_a_line_that_was_cut_off(folder):
         rows = folder.resume_rows("records.jsonl", lambda row: row["epoch"])
     assert rows[4]["v"] == 1
     assert (folder.path / "records.jsonl").read_text().count("\n") == 3
-    missing = r"no checkpoint of epoch 4, which has records: computed again"
+    folder.append("training.jsonl", [{"epoch": 0}, {"epoch": 1}])
+    assert folder.keep_until("training.jsonl", 0) == [{"epoch": 0}]  # without a warning
+    missing = "epoch 4 has records and no checkpoint, .* computed again"
     with pytest.warns(records.RunFolderWarning, match=missing):
         assert folder.keep_until("records.jsonl", 0) == [{"epoch": 0, "v": 0.1}]
     assert (folder.path / "records.jsonl").read_text().count("\n") == 1

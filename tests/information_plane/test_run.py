@@ -216,7 +216,7 @@ def test_run_resumed_gives_the_rows_of_an_uninterrupted_run(
     with pytest.raises(RunFolderError, match=r"resolved\.seed was 0 and is 1 now"):
         run(data, replace(config, seed=1), folder=folder)
     monkeypatch.setattr(observation, "MAX_LOST_NATS", -1.0)  # asks for all axes
-    with pytest.warns(RunFolderWarning, match="no checkpoint of epoch 1, which has records"):
+    with pytest.warns(RunFolderWarning, match="epoch 1 has records and no checkpoint"):
         resumed = run(data, config, folder=folder, report=lines.append)
     assert lines[0] == "resumed after epoch 0"
     for rows in (resumed.records, folder.read(RECORDS)):
@@ -262,7 +262,7 @@ def test_run_of_tokens_batch_norm_dropout_and_one_logit_learns_and_resumes(
     folder = Crashing(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run(tokens, learning, Modern(), folder=folder)
-    with pytest.warns(RunFolderWarning, match="no checkpoint of epoch 1, which has records"):
+    with pytest.warns(RunFolderWarning, match="epoch 1 has records and no checkpoint"):
         resumed = run(tokens, learning, Modern(), folder=RunFolder(tmp_path / "run"))
     assert without_times(resumed.training) == without_times(whole.training)
     assert without_times(resumed.records) == without_times(whole.records)

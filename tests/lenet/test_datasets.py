@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 
 from mine_jax.lenet import datasets
 from mine_jax.lenet.datasets import FILES, FULL_NAMES
@@ -227,6 +228,15 @@ def test_load_full_disk_in_a_download_raises(online, monkeypatch):
         datasets.load("auto")
 
 
+def test_load_network_that_ends_during_a_download_takes_mnist_5k(online, monkeypatch):
+    def download(self, urls):
+        raise requests.ConnectionError("reset by peer")
+
+    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
+    fallback = datasets.load("auto")
+    assert (fallback.name, "reset by peer" in fallback.reason) == ("mnist_5k", True)
+
+
 def test_load_error_of_the_program_in_a_download_is_not_hidden(online, monkeypatch):
     download = "tensorflow_datasets.download.DownloadManager.download"
     monkeypatch.setattr(download, lambda self, urls: 1 / 0)
@@ -333,7 +343,7 @@ def test_load_mnist_5k_is_stratified_and_shuffled(mnist_5k):
     assert mnist_5k.notice == ""
     for labels, per_class in ((mnist_5k.train_labels, 400), (mnist_5k.test_labels, 100)):
         np.testing.assert_array_equal(np.bincount(labels), np.full(10, per_class))
-        # Of two neighbours in random order, a tenth are of one class.
+        # Of two neighbors in random order, a tenth are of one class.
         assert np.mean(labels[1:] == labels[:-1]) < 0.15
         for part in np.split(labels, 10):
             assert set(part) == set(range(10))

@@ -74,7 +74,10 @@ def test_evaluate_labels_sums_over_classes():
 
 
 def test_evaluate_stack_of_labels_weighs_each_by_its_own_classes():
-    x, y = samples()[0], {"even": labels(), "rare": np.eye(3, dtype=np.uint8)[[0, 0, 1, 0, 2] * 48]}
+    x, y = (
+        samples()[0],
+        {"common": labels(), "rare": np.eye(3, dtype=np.uint8)[[0, 0, 1, 0, 2] * 48]},
+    )
     state = randomize(mine.init(KEY, x, y, CONFIG))
     result = mine.evaluate(KEY, state, x, y, CONFIG)
     for i, of in enumerate(y.values()):
