@@ -1,6 +1,5 @@
 """Short main jobs are killed and resumed; what they wrote is compared with a whole run."""
 
-import functools
 import random
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from .table import Table
 TIMES = 20
 SEED = 0
 STARTED = 1.0  # seconds in which nothing but imports happens
+ATTEMPTS = 5
 LONGEST = 300.0  # seconds until files of a pattern must have appeared
 
 
@@ -38,10 +38,9 @@ def measure(folder: Path, times: int | None) -> Table:
 
     problems, moments = [], []
     for _ in range(times):
-        moment = draw.uniform(STARTED, 0.9 * seconds)
-        moments.append(moment)
-        wait = functools.partial(_sleep, moment)
+        wait = _Sleep(draw, seconds)
         problems += _killed(folder / "kill", expected, cache, wait)
+        moments += wait.moments[-1:]
     record(
         f"SIGKILL at a random moment ({min(moments):.0f} to {max(moments):.0f} s of {seconds:.0f}),"
         " resumed",
@@ -90,21 +89,32 @@ class _Watch:
         time.sleep(self.delay)
 
 
-def _sleep(seconds: float, folder: Path, process: subprocess.Popen) -> None:
-    del folder, process
-    time.sleep(seconds)
+class _Sleep:
+    """Returns at a random moment; `moments` are those drawn."""
+
+    def __init__(self, draw: random.Random, seconds: float) -> None:
+        self.draw, self.seconds = draw, seconds
+        self.moments: list[float] = []
+
+    def __call__(self, folder: Path, process: subprocess.Popen) -> None:
+        self.moments.append(self.draw.uniform(STARTED, self.seconds))
+        time.sleep(self.moments[-1])
 
 
 def _killed(
     folder: Path, expected: Path, cache: Path, wait: Callable[[Path, subprocess.Popen], None]
 ) -> list[str]:
-    """Kill a run when `wait` returns, resume it, and return what is wrong, if anything is."""
-    shutil.rmtree(folder, ignore_errors=True)
-    process = main_job.start(folder, *main_job.SHORT, cache=cache)
-    wait(folder, process)
-    ended = process.poll() is not None
-    process.kill()
-    process.wait()
-    if ended:
-        return ["it had ended before it was killed"]
-    return main_job.resumed(folder, expected, cache, main_job.SHORT)
+    """Kill a run when `wait` returns, resume it, and return what is wrong, if anything is.
+
+    A run that is at its end by then is started again.
+    """
+    for _ in range(ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        process = main_job.start(folder, *main_job.SHORT, cache=cache)
+        wait(folder, process)
+        ended = process.poll() is not None
+        process.kill()
+        process.wait()
+        if not ended:
+            return main_job.resumed(folder, expected, cache, main_job.SHORT)
+    return [f"it had ended before it was killed, {ATTEMPTS} times"]
