@@ -32,7 +32,7 @@ from mine_jax.mine.config import ENCODERS
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
-LONG = hypothesis.settings.get_current_profile_name() == "long"
+LONG = hypothesis.settings.default.max_examples > 1_000  # the profile "long"
 CONFIG = MineConfig(
     hidden=4, depth=1, features=4, batch_size=32, check_every=10, max_steps=20, cross_fit=False
 )
