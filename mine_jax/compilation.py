@@ -3,8 +3,11 @@
 `on_host`: what holds for functions that start many such programs.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
@@ -104,6 +107,10 @@ def _forget_programs() -> None:
         _traces.clear()
         for function in list(_functions):
             function.clear_cache()
+        if sys.platform == "linux":
+            # glibc keeps the memory that they held: 1.9 GB of 53 calls of other shapes, then 0.6.
+            with contextlib.suppress(AttributeError):  # other C libraries
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.cache
