@@ -21,6 +21,10 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     own = cores[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
     os.sched_setaffinity(0, own or cores)
 
+LONGEST_FILES = (
+    *("test_devices_end_to_end.py", "test_examples.py", "test_info_plane.py"),
+    *("test_noise_sweep.py", "test_twelve_inputs.py"),
+)
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Experiments that tests run in processes of their own keep compiled code here, not at the user's.
@@ -43,6 +47,12 @@ hypothesis.settings.register_profile(
     "long", hypothesis.settings.get_profile("repeatable"), max_examples=10_000
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no worker has one left at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
 @pytest.fixture(scope="module", autouse=True)
