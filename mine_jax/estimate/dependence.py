@@ -155,7 +155,7 @@ def _column_is_alike(column: np.ndarray) -> bool:
         return False
     from scipy.stats import rankdata  # takes a second to import
 
-    ranks = rankdata(column)
+    ranks = rankdata(column).astype(np.float64)  # float32 of float32 since SciPy 1.18
     ranks -= ranks.mean()
     correlation = (ranks[1:] @ ranks[:-1]) / (ranks @ ranks) + 1 / n
     return correlation > max(MIN_CORRELATION, MIN_STANDARD_ERRORS / np.sqrt(n))

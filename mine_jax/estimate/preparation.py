@@ -334,7 +334,8 @@ def normal_scores(columns: np.ndarray, name: str = "x") -> np.ndarray:
     from scipy.stats import rankdata  # takes a second to import
 
     _check_finite(columns, name)
-    scores = ndtri((rankdata(columns, axis=0) - 0.5) / len(columns))
+    ranks = rankdata(columns, axis=0).astype(np.float64)  # float32 of float32 since SciPy 1.18
+    scores = ndtri((ranks - 0.5) / len(columns))
     scores -= scores.mean(axis=0)
     deviation = scores.std(axis=0)
     return scores / np.where(deviation > MIN_DEVIATION, deviation, np.inf)
